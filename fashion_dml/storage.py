@@ -1,0 +1,236 @@
+"""One place for URIs: local paths, s3:// and gs:// through pyarrow.fs, and how a result becomes complete.
+
+A result directory is complete when its `manifest.json` is there. It is written last, and every file before it is
+written atomically, so a killed process leaves nothing that looks finished.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow.fs as pafs
+
+from fashion_dml import __version__
+
+SCHEMA_VERSION = 1
+MANIFEST = "manifest.json"
+
+
+class UserError(Exception):
+    """Something the user can mend: what was wrong, the value, the limit, what to do; in one sentence."""
+
+
+@dataclass(frozen=True)
+class Location:
+    """A file or directory, local or in an object store. `location / "name"` goes down."""
+
+    filesystem: pafs.FileSystem
+    path: str
+    scheme: str = "file"
+
+    @classmethod
+    def of(cls, uri: str | Path | Location) -> Location:
+        if isinstance(uri, Location):
+            return uri
+        text = str(uri)
+        if "://" in text and not text.startswith("file://"):
+            try:
+                filesystem, path = pafs.FileSystem.from_uri(text)
+            except (ValueError, OSError) as error:
+                raise UserError(f"The address {text!r} can't be opened ({error}); use a path, s3://bucket/... or gs://bucket/...") from error
+            return cls(filesystem, path, text.split("://", 1)[0])
+        return cls(pafs.LocalFileSystem(), os.path.abspath(os.path.expanduser(text.removeprefix("file://"))))
+
+    def __truediv__(self, name: str) -> Location:
+        return Location(self.filesystem, f"{self.path.rstrip('/')}/{name}", self.scheme)
+
+    def __str__(self) -> str:
+        return self.path if self.is_local else f"{self.scheme}://{self.path}"
+
+    @property
+    def is_local(self) -> bool:
+        return self.scheme == "file"
+
+    @property
+    def name(self) -> str:
+        return self.path.rstrip("/").rsplit("/", 1)[-1]
+
+    @property
+    def parent(self) -> Location:
+        return Location(self.filesystem, self.path.rstrip("/").rsplit("/", 1)[0] or "/", self.scheme)
+
+    def _kind(self) -> pafs.FileType:
+        return self.filesystem.get_file_info(self.path).type
+
+    def exists(self) -> bool:
+        return self._kind() != pafs.FileType.NotFound
+
+    def is_file(self) -> bool:
+        return self._kind() == pafs.FileType.File
+
+    def is_dir(self) -> bool:
+        return self._kind() == pafs.FileType.Directory
+
+    def size(self) -> int:
+        return int(self.filesystem.get_file_info(self.path).size)
+
+    def list(self) -> list[Location]:
+        """Direct children, sorted by name; empty if the directory is missing."""
+        found = self.filesystem.get_file_info(pafs.FileSelector(self.path, allow_not_found=True))
+        return [Location(self.filesystem, i.path, self.scheme) for i in sorted(found, key=lambda i: i.path)]
+
+    def walk(self) -> list[Location]:
+        """All files below, sorted by path."""
+        found = self.filesystem.get_file_info(pafs.FileSelector(self.path, recursive=True, allow_not_found=True))
+        return [
+            Location(self.filesystem, i.path, self.scheme) for i in sorted(found, key=lambda i: i.path) if i.type == pafs.FileType.File
+        ]
+
+    def open_input(self) -> Any:
+        return self.filesystem.open_input_file(self.path)
+
+    def read_bytes(self) -> bytes:
+        with self.filesystem.open_input_stream(self.path) as stream:
+            return bytes(stream.read())
+
+    def read_json(self) -> Any:
+        return json.loads(self.read_bytes())
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[Any]:
+        """An output stream; the file appears whole when the block ends, and not at all if it fails."""
+        self.filesystem.create_dir(self.parent.path, recursive=True)
+        if not self.is_local:  # an object store shows a file only when its upload has been closed
+            with self.filesystem.open_output_stream(self.path) as stream:
+                yield stream
+            return
+        aside = f"{self.path}.{uuid.uuid4().hex[:8]}.partial"
+        try:
+            with self.filesystem.open_output_stream(aside) as stream:
+                yield stream
+            os.replace(aside, self.path)
+        finally:
+            Path(aside).unlink(missing_ok=True)
+
+    def write_bytes(self, data: bytes) -> None:
+        with self.writing() as stream:
+            stream.write(data)
+
+    def write_json(self, value: Any) -> None:
+        self.write_bytes((json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
+
+    def delete(self) -> None:
+        """Remove the file, or the directory with all it holds; nothing happens if it is missing."""
+        kind = self._kind()
+        if kind == pafs.FileType.File:
+            self.filesystem.delete_file(self.path)
+        elif kind == pafs.FileType.Directory:
+            self.filesystem.delete_dir(self.path)
+
+    def sha256(self) -> str:
+        """Hex digest of the file, read in blocks."""
+        digest = hashlib.sha256()
+        with self.filesystem.open_input_stream(self.path) as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+        return digest.hexdigest()
+
+    def local_file(self) -> Path:
+        """A path that other libraries can open: the file itself, or a copy kept by address, size and time of change."""
+        if self.is_local:
+            return Path(self.path)
+        info = self.filesystem.get_file_info(self.path)
+        key = hashlib.sha256(f"{self}|{info.size}|{info.mtime_ns}".encode()).hexdigest()[:24]
+        copy = Path(tempfile.gettempdir()) / f"fashion-dml-{os.getuid()}" / key / self.name
+        if not copy.exists():
+            copy.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            aside = copy.with_suffix(f".{uuid.uuid4().hex[:8]}.partial")
+            with self.filesystem.open_input_stream(self.path) as source, aside.open("wb") as target:
+                shutil.copyfileobj(source, target)
+            aside.replace(copy)
+        return copy
+
+
+def sha256_json(value: Any) -> str:
+    """Digest of a value's canonical JSON: the key under which settings are compared."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":"), default=str).encode()).hexdigest()
+
+
+def read_manifest(directory: Location) -> dict[str, Any] | None:
+    """The manifest of a complete result, or None where there is no complete result.
+
+    Raises UserError when it was written by a newer version of this software.
+    """
+    file = directory / MANIFEST
+    if not file.is_file():
+        return None
+    try:
+        manifest: dict[str, Any] = file.read_json()
+    except ValueError as error:
+        raise UserError(f"{file} is not JSON ({error}); delete {directory} and run its job again.") from error
+    schema = manifest.get("schema")
+    if not isinstance(schema, int) or schema > SCHEMA_VERSION:
+        raise UserError(
+            f"{file} has schema {schema!r}, this version ({__version__}) reads up to {SCHEMA_VERSION}: update fashion-dml or choose another workspace."
+        )
+    return manifest
+
+
+def write_manifest(directory: Location, *, kind: str, config: Any, inputs: dict[str, str], seconds: float, **more: Any) -> dict[str, Any]:
+    """Make a result complete. `inputs` maps a name to the sha256 of what the result was made from; `more` holds counts."""
+    manifest = {
+        "schema": SCHEMA_VERSION, "kind": kind, "code": __version__, "config": config, "inputs": inputs, "seconds": round(seconds, 3), **more,
+    }  # fmt: skip
+    (directory / MANIFEST).write_json(manifest)
+    return manifest
+
+
+def require_manifest(directory: Location, *, made_by: str) -> dict[str, Any]:
+    """The manifest, or a UserError that names the job to run first."""
+    manifest = read_manifest(directory)
+    if manifest is None:
+        raise UserError(f"There is no complete result in {directory}: run `{made_by}` first.")
+    return manifest
+
+
+def manifest_sha256(directory: Location) -> str:
+    """Digest of the manifest file: stands for the whole complete result in another result's `inputs`."""
+    return (directory / MANIFEST).sha256()
+
+
+@contextlib.contextmanager
+def publish(target: Location) -> Iterator[Location]:
+    """A draft directory that takes the target's place when the block ends; the block writes the manifest last.
+
+    Local: written aside, then renamed over the target. Object store: written in place after the old manifest is
+    removed, so that the directory counts as incomplete until the new manifest is there.
+    """
+    if not target.is_local:
+        (target / MANIFEST).delete()
+        yield target
+        return
+    parent = Path(target.parent.path)
+    parent.mkdir(parents=True, exist_ok=True)
+    draft = parent / f".{target.name}.{uuid.uuid4().hex[:8]}.partial"
+    try:
+        draft.mkdir()
+        yield Location.of(draft)
+        if os.path.isdir(target.path):
+            old = parent / f".{target.name}.{uuid.uuid4().hex[:8]}.old"
+            os.replace(target.path, old)
+            os.replace(draft, target.path)
+            shutil.rmtree(old)
+        else:
+            os.replace(draft, target.path)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
