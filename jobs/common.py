@@ -1,0 +1,80 @@
+"""What every job shares: joining the cluster, one sentence for a user's mistake, the report at the end."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+import ray
+from rich.console import Console
+from rich.table import Table
+
+from fashion_dml import __version__
+from fashion_dml.config import JobSettings, load_settings
+from fashion_dml.storage import Location, UserError
+
+S = TypeVar("S", bound=JobSettings)
+console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
+
+
+def connect() -> None:
+    """Join the cluster that RAY_ADDRESS (set by `ray job submit`) names, else start Ray on this machine alone."""
+    if ray.is_initialized():
+        return
+    # Ray Data's bars and Train's debug lines drown a job's own output.
+    os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+    address = os.environ.get("RAY_ADDRESS")
+    local: dict[str, Any] = {} if address else {"include_dashboard": False}
+    ray.init(address=address or "local", log_to_driver=True, logging_level=logging.WARNING, **local)
+
+
+def user_error(error: BaseException) -> UserError | None:
+    """The UserError at the root of an exception that came through Ray, if there is one."""
+    seen: set[int] = set()
+    stack: list[BaseException | None] = [error]
+    while stack:
+        current = stack.pop()
+        if current is None or id(current) in seen:
+            continue
+        seen.add(id(current))
+        if isinstance(current, UserError):
+            return current
+        stack += [current.__cause__, current.__context__, getattr(current, "cause", None)]
+        stack += list((getattr(current, "worker_failures", None) or {}).values())
+    return None
+
+
+def main(cls: type[S], run: Callable[[S], Any], *, prog: str, doc: str | None, argv: list[str] | None = None) -> int:
+    """Parse the command line, run the job, and return its exit code: 0, or 2 after one sentence on stderr."""
+    try:
+        settings = load_settings(cls, sys.argv[1:] if argv is None else argv, prog=prog, doc=doc or "")
+        run(settings)
+    except Exception as error:  # every other failure keeps its traceback
+        mistake = user_error(error)
+        if mistake is None:
+            raise
+        print(f"error: {mistake}", file=sys.stderr, flush=True)
+        return 2
+    return 0
+
+
+def write_report(workspace: str, name: str, settings: JobSettings | None, started: float, **content: Any) -> Location:
+    """`reports/NAME.json`: settings, seconds, and the job's own numbers."""
+    file = Location.of(workspace) / "reports" / f"{name}.json"
+    config = settings.model_dump(mode="json") if settings is not None else None
+    file.write_json({"job": name, "code": __version__, "config": config, "seconds": round(time.monotonic() - started, 3), **content})
+    return file
+
+
+def print_table(title: str, header: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
+    """A small table; the first column is text, the others are numbers."""
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for i, name in enumerate(header):
+        table.add_column(name, justify="left" if i == 0 else "right")
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
