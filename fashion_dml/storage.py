@@ -47,7 +47,9 @@ class Location:
             try:
                 filesystem, path = pafs.FileSystem.from_uri(text)
             except (ValueError, OSError) as error:
-                raise UserError(f"The address {text!r} can't be opened ({error}); use a path, s3://bucket/... or gs://bucket/...") from error
+                raise UserError(
+                    f"The address {text!r} can't be opened ({error}); use a path, s3://bucket/... or gs://bucket/..."
+                ) from error
             return cls(filesystem, path, text.split("://", 1)[0])
         return cls(pafs.LocalFileSystem(), os.path.abspath(os.path.expanduser(text.removeprefix("file://"))))
 
@@ -84,7 +86,7 @@ class Location:
     def size(self) -> int:
         return int(self.filesystem.get_file_info(self.path).size)
 
-    def list(self) -> list[Location]:
+    def children(self) -> list[Location]:
         """Direct children, sorted by name; empty if the directory is missing."""
         found = self.filesystem.get_file_info(pafs.FileSelector(self.path, allow_not_found=True))
         return [Location(self.filesystem, i.path, self.scheme) for i in sorted(found, key=lambda i: i.path)]
@@ -93,7 +95,9 @@ class Location:
         """All files below, sorted by path."""
         found = self.filesystem.get_file_info(pafs.FileSelector(self.path, recursive=True, allow_not_found=True))
         return [
-            Location(self.filesystem, i.path, self.scheme) for i in sorted(found, key=lambda i: i.path) if i.type == pafs.FileType.File
+            Location(self.filesystem, i.path, self.scheme)
+            for i in sorted(found, key=lambda i: i.path)
+            if i.type == pafs.FileType.File
         ]
 
     def open_input(self) -> Any:
@@ -186,7 +190,9 @@ def read_manifest(directory: Location) -> dict[str, Any] | None:
     return manifest
 
 
-def write_manifest(directory: Location, *, kind: str, config: Any, inputs: dict[str, str], seconds: float, **more: Any) -> dict[str, Any]:
+def write_manifest(
+    directory: Location, *, kind: str, config: Any, inputs: dict[str, str], seconds: float, **more: Any
+) -> dict[str, Any]:
     """Make a result complete. `inputs` maps a name to the sha256 of what the result was made from; `more` holds counts."""
     manifest = {
         "schema": SCHEMA_VERSION, "kind": kind, "code": __version__, "config": config, "inputs": inputs, "seconds": round(seconds, 3), **more,

@@ -32,8 +32,15 @@ from fashion_dml.data.decode import to_rgb
 from fashion_dml.data.schema import SPLITS, Dataset, Part
 from fashion_dml.index import manifest as versions
 from fashion_dml.index.segment import SegmentWriter
-from fashion_dml.inference.embed import EmbedRequest, ensure_embeddings
-from fashion_dml.storage import Location, UserError, manifest_sha256, read_manifest, require_manifest, sha256_json, write_manifest
+from fashion_dml.storage import (
+    Location,
+    UserError,
+    manifest_sha256,
+    read_manifest,
+    require_manifest,
+    sha256_json,
+    write_manifest,
+)
 from jobs.common import connect, console, main, print_table, write_report
 
 THUMBNAIL_QUALITY = 85
@@ -81,13 +88,15 @@ def row_groups(task: ShardTask, part: Part) -> Iterator[tuple[pa.Table, np.ndarr
         for g in range(images.num_row_groups):
             rows, found = images.read_row_group(g), vectors.read_row_group(g)
             if not rows["image_id"].equals(found["image_id"]):
-                raise UserError(f"{vectors_file} doesn't belong to {images_file} (row group {g}); delete it and run the job again.")
+                raise UserError(
+                    f"{vectors_file} doesn't belong to {images_file} (row group {g}); delete it and run the job again."
+                )
             flat = found["embedding"].combine_chunks().flatten().to_numpy()
             yield rows, flat.reshape(rows.num_rows, task.dim)
 
 
-def write_shard(task: ShardTask, directory: Path) -> dict[str, dict[str, int]]:
-    """The shard's two files in a local directory; returns the counts of each vertical. Memory: the vectors, ids and one row group."""
+def write_shard(task: ShardTask, directory: Path) -> SegmentWriter:
+    """The shard's two files in a local directory; returns the closed writer. Memory: vectors, ids, one row group."""
     ids: list[str] = []
     for part in task.parts:
         with (Location.of(task.embeddings) / part.relative).open_input() as stream:
@@ -99,7 +108,7 @@ def write_shard(task: ShardTask, directory: Path) -> dict[str, dict[str, int]]:
                 images = zip(rows["image"], rows["width"].to_pylist(), rows["height"].to_pylist(), strict=True)
                 thumbnails = [thumbnail(data.as_py(), w, h, task.settings.thumbnail_side) for data, w, h in images]
                 writer.add(part.vertical, rows["product_id"].to_pylist(), vectors, attributes, thumbnails)
-    return writer.counts
+    return writer
 
 
 @ray.remote(num_cpus=1)
@@ -115,7 +124,7 @@ def _shard(index: str, task: ShardTask) -> dict[str, Any]:
         for left in Path(version.path).glob(f".{name}.*"):
             shutil.rmtree(left)
     with tempfile.TemporaryDirectory(prefix=f".{name}.", dir=version.path if version.is_local else None) as draft:
-        counts = write_shard(task, Path(draft))
+        written = write_shard(task, Path(draft))
         files = {}
         for file in sorted(Path(draft).iterdir()):
             target = version / name / file.name
@@ -126,7 +135,7 @@ def _shard(index: str, task: ShardTask) -> dict[str, Any]:
             else:
                 with file.open("rb") as source, target.writing() as sink:
                     shutil.copyfileobj(source, sink, 1 << 20)
-    done = {"files": files, "items": sum(c["items"] for c in counts.values()), "verticals": counts}
+    done = {"files": files, "items": len(written.ids), "products": written.products, "verticals": written.counts}
     receipt.write_json(done)
     return done
 
@@ -153,7 +162,8 @@ def _parts(settings: Index, dataset: Dataset) -> list[Part]:
     shards = len({p.shard for p in dataset.parts()})
     if settings.shards > shards:
         raise UserError(
-            f"index.shards = {settings.shards}, but {dataset.location} has {shards} shards: lower it, or ingest with more ingest.shards."
+            f"index.shards = {settings.shards}, but {dataset.location} has {shards} shards: lower it, "
+            "or ingest with more ingest.shards."
         )
     return parts
 
@@ -161,15 +171,15 @@ def _parts(settings: Index, dataset: Dataset) -> list[Part]:
 def _known(index: Location, inputs: dict[str, str], config: Any) -> versions.IndexManifest | None:
     """The live version if it was made from the same inputs with the same settings."""
     name = versions.current(index)
-    if name is None or read_manifest(versions.version_dir(index, name)) is None:
+    raw = None if name is None else read_manifest(versions.version_dir(index, name))
+    if name is None or raw is None or raw.get("inputs") != inputs or raw.get("config") != config:
         return None
-    live = versions.load(index, name)
-    return live if live.inputs == inputs and live.config == config else None
+    return versions.load(index, name)
 
 
 def _version(index: Location, key: str) -> str:
     """The name of an interrupted build of the same content, else a new one: the time in UTC and the content's key."""
-    for directory in (index / "versions").list():
+    for directory in (index / "versions").children():
         if directory.name.endswith(f"-{key}") and read_manifest(directory) is None:
             return directory.name
     return f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{key}"
@@ -177,6 +187,8 @@ def _version(index: Location, key: str) -> str:
 
 def build(settings: BuildIndexSettings) -> dict[str, Any]:
     """Build the index if it isn't up to date and make it the live one; returns the report's content."""
+    from fashion_dml.inference.embed import EmbedRequest, ensure_embeddings  # brings torch, which the shard tasks don't need
+
     started = time.monotonic()
     workspace = Location.of(settings.workspace)
     index = versions.index_root(workspace)
@@ -186,7 +198,7 @@ def build(settings: BuildIndexSettings) -> dict[str, Any]:
     parts = _parts(settings.index, dataset)
     inputs = {"dataset": manifest_sha256(dataset.location), "model": manifest_sha256(model_dir)}
     config = settings.index.model_dump(mode="json", exclude={"keep_versions"})
-    if (live := _known(index, inputs, config)) is not None and not settings.force:
+    if not settings.force and (live := _known(index, inputs, config)) is not None:
         console.print(f"{index} is complete and unchanged: version {live.version}")
         return _report(settings, started, live, built=False, deleted=[])
     connect()
@@ -203,8 +215,9 @@ def build(settings: BuildIndexSettings) -> dict[str, Any]:
             for what, n in counts.items():
                 total[what] += n
     write_manifest(
-        directory, kind=versions.KIND, config=config, inputs=inputs, seconds=time.monotonic() - started, model=model["sha256"],
-        dim=int(model["dim"]), index=settings.index.kind, shards=[shard["items"] for shard in done], verticals=dict(sorted(verticals.items())),
+        directory, kind=versions.KIND, config=config, inputs=inputs, seconds=time.monotonic() - started,
+        model=model["sha256"], dim=int(model["dim"]), index=settings.index.kind, shards=[shard["items"] for shard in done],
+        products=sum(shard["products"] for shard in done), verticals=dict(sorted(verticals.items())),
         attributes=dataset.attributes, files={name: entry for shard in done for name, entry in shard["files"].items()},
     )  # fmt: skip
     (directory / "receipts").delete()
@@ -213,7 +226,9 @@ def build(settings: BuildIndexSettings) -> dict[str, Any]:
     return _report(settings, started, versions.load(index, version), built=True, deleted=deleted)
 
 
-def _report(settings: BuildIndexSettings, started: float, live: versions.IndexManifest, *, built: bool, deleted: list[str]) -> dict[str, Any]:
+def _report(
+    settings: BuildIndexSettings, started: float, live: versions.IndexManifest, *, built: bool, deleted: list[str]
+) -> dict[str, Any]:
     content = {
         "version": live.version, "built": built, "model": live.model, "dim": live.dim, "kind": live.kind, "items": live.items,
         "products": live.products, "shards": list(live.shards), "verticals": live.verticals, "deleted": deleted,

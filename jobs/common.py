@@ -25,11 +25,13 @@ def connect() -> None:
     """Join the cluster that RAY_ADDRESS (set by `ray job submit`) names, else start Ray on this machine alone."""
     if ray.is_initialized():
         return
-    # Ray Data's bars and Train's debug lines drown a job's own output.
-    os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
     address = os.environ.get("RAY_ADDRESS")
-    local: dict[str, Any] = {} if address else {"include_dashboard": False}
-    ray.init(address=address or "local", log_to_driver=True, logging_level=logging.WARNING, **local)
+    # Workers' lines would drown a job's own output; they are in Ray's logs, and an error brings its traceback. The
+    # dashboard is wanted: Ray Train asks its state API.
+    local: dict[str, Any] = {} if address else {"include_dashboard": True, "dashboard_port": 0}
+    ray.init(address=address or "local", log_to_driver=False, logging_level=logging.WARNING, **local)
+    for name in ("ray.data", "ray.train"):
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def user_error(error: BaseException) -> UserError | None:
@@ -66,7 +68,9 @@ def write_report(workspace: str, name: str, settings: JobSettings | None, starte
     """`reports/NAME.json`: settings, seconds, and the job's own numbers."""
     file = Location.of(workspace) / "reports" / f"{name}.json"
     config = settings.model_dump(mode="json") if settings is not None else None
-    file.write_json({"job": name, "code": __version__, "config": config, "seconds": round(time.monotonic() - started, 3), **content})
+    file.write_json(
+        {"job": name, "code": __version__, "config": config, "seconds": round(time.monotonic() - started, 3), **content}
+    )
     return file
 
 

@@ -21,6 +21,7 @@ from fashion_dml.config import Ingest, JobSettings
 from fashion_dml.data.ingest import Work, finish, prepare, summary
 from fashion_dml.data.shards import PartReport, write_part
 from fashion_dml.data.sources.folder import Reader, read_folder
+from fashion_dml.data.sources.generated.source import read_generated
 from fashion_dml.storage import Location, UserError, read_manifest
 from jobs.common import connect, console, main, print_table, write_report
 
@@ -49,8 +50,6 @@ def read_source(settings: IngestSettings) -> tuple[pa.Table, Reader, dict[str, s
         rows, reader, inputs = read_folder(settings.source, settings.ingest)
         return rows, reader, inputs, next(iter(inputs))
     if settings.kind == "generated":
-        from fashion_dml.data.sources.generated.source import read_generated
-
         rows, reader = read_generated(settings.ingest.generated, settings.seed)
         return rows, reader, {}, "the generated catalogue"
     raise UserError(f"There is no source {settings.kind!r}; known are {', '.join(KINDS)}.")
@@ -70,7 +69,8 @@ def ingest(settings: IngestSettings) -> dict[str, Any]:
     (dataset / "manifest.json").delete()  # incomplete from here until the new manifest
     connect()
     shared = ray.put(reader)
-    pending, reports = [], []
+    pending: list[Any] = []
+    reports: list[PartReport] = []
     todo = list(prepared.work)
     most = max(2, int(2 * ray.cluster_resources().get("CPU", 1)) + 2)  # bounded: rows of a few files in flight
     with console.status("writing images") as status:

@@ -27,7 +27,7 @@ def open_image(data: bytes) -> Image.Image:
     Raises UnreadableImage; the header is checked against MAX_PIXELS before any pixel is decoded.
     """
     try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
         if image.width * image.height > MAX_PIXELS:
             raise UnreadableImage(f"the image has {image.width} x {image.height} pixels, more than {MAX_PIXELS:,}")
         orientation = image.getexif().get(0x0112, 1)

@@ -51,8 +51,19 @@ def prepare(rows: pa.Table, origin: str, settings: Ingest, seed: int, inputs: di
     ids = table["product_id"].to_pylist()
     table = table.append_column("label", pa.array([label[p] for p in ids], pa.int64()))
     table = table.append_column("shard", pa.array([shard[p] for p in ids], pa.int32()))
-    table = table.sort_by([("split", "ascending"), ("vertical", "ascending"), ("shard", "ascending"), ("label", "ascending"), ("image_id", "ascending")])
-    per_split = {(r["split"], r["vertical"]): r["ref_count"] for r in table.group_by(["split", "vertical"]).aggregate([("ref", "count")]).to_pylist()}
+    table = table.sort_by(
+        [
+            ("split", "ascending"),
+            ("vertical", "ascending"),
+            ("shard", "ascending"),
+            ("label", "ascending"),
+            ("image_id", "ascending"),
+        ]
+    )
+    per_split = {
+        (r["split"], r["vertical"]): r["ref_count"]
+        for r in table.group_by(["split", "vertical"]).aggregate([("ref", "count")]).to_pylist()
+    }
     key = sha256_json({"inputs": inputs, "seed": seed, "settings": settings.model_dump(mode="json"), "words": words})
     work = []
     for part, start, stop in _parts(table):
@@ -78,7 +89,13 @@ def _parts(table: pa.Table) -> Iterable[tuple[Part, int, int]]:
 
 
 def finish(
-    dataset: Location, ingestion: Ingestion, reports: list[PartReport], settings: Ingest, config: Any, inputs: dict[str, str], seconds: float
+    dataset: Location,
+    ingestion: Ingestion,
+    reports: list[PartReport],
+    settings: Ingest,
+    config: Any,
+    inputs: dict[str, str],
+    seconds: float,
 ) -> dict[str, Any]:
     """Write products.parquet and, last, the manifest. Raises UserError if too many images were unreadable."""
     unreadable = [u for r in reports for u in r.unreadable]
@@ -126,5 +143,3 @@ def summary(manifest: dict[str, Any]) -> list[tuple[str, ...]]:
         rows.append((vertical, *cells))
     rows.append(("all", *(f"{total[f'{s} {w}']:,}" for s in ("train", "validation", "test") for w in ("products", "images"))))
     return rows
-
-

@@ -100,7 +100,9 @@ class Plan:
         order = np.lexsort((arrays["first_row"], arrays["row_group"], arrays["shard"], vertical))
         order = order[usable[order]]
         if len(order) < 2:
-            raise UserError(f"Only {len(order)} product of {', '.join(self.verticals) or 'the chosen verticals'} can be trained on; give at least 2.")
+            raise UserError(
+                f"Only {len(order)} product of {', '.join(self.verticals) or 'the chosen verticals'} can be trained on; give at least 2."
+            )
         self.first_row = arrays["first_row"][order].astype(np.int32)
         self.rows = arrays["rows"][order].astype(np.int32)
         keys = np.stack([vertical[order], arrays["shard"][order], arrays["row_group"][order]], axis=1)

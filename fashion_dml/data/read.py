@@ -31,15 +31,16 @@ class Sources:
 
 
 def read_window(plan: Plan, window: Window, sources: Sources) -> Iterator[pa.Table]:
-    """One table a batch, columns of BATCH, and `target` (fixed list float32 [D]) with teachers.
-    """
+    """One table a batch, columns of BATCH, and `target` (fixed list float32 [D]) with teachers."""
     images, targets = [], []
     for g in window.groups:
         vertical, shard, row_group = (int(v) for v in plan.group_key[g])
         part = Part(sources.split, plan.verticals[vertical], shard)
         images.append(_row_group(Location.of(sources.images) / part.relative, row_group, ["image", "label", "image_id"]))
         if sources.targets is not None:
-            found = _row_group(Location.of(sources.targets[part.vertical]) / part.relative, row_group, ["image_id", "embedding"])
+            found = _row_group(
+                Location.of(sources.targets[part.vertical]) / part.relative, row_group, ["image_id", "embedding"]
+            )
             if not found["image_id"].equals(images[-1]["image_id"]):
                 raise UserError(
                     f"The teacher embeddings of {part.relative}, row group {row_group}, are not those of the dataset's images: "
@@ -82,7 +83,9 @@ def decode_batch(table: pa.Table, height: int, width: int) -> tuple[np.ndarray, 
     if corrupt:
         good = np.setdiff1d(shown, corrupt)
         if len(good) == 0:
-            raise UserError(f"All stored images of a batch are corrupt, first {table['image_id'][0].as_py()!r}: ingest the dataset again.")
+            raise UserError(
+                f"All stored images of a batch are corrupt, first {table['image_id'][0].as_py()!r}: ingest the dataset again."
+            )
         for i in corrupt:
             same = good[labels[good] == labels[i]]
             shown[i] = same[0] if len(same) else good[i % len(good)]

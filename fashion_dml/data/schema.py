@@ -1,7 +1,7 @@
 """The dataset layout: what an ingest job writes and every other job reads.
 
     dataset/manifest.json                                        written last
-    dataset/products.parquet                                     one row per product
+    dataset/products.parquet                                     one row per product (and vertical, where one has several)
     dataset/images/split=S/vertical=V/part-NNNNN.parquet         one row per image; NNNNN is the product's shard
 
 A product's images are adjacent and lie in one row group, so a product is atomic for every reader.
@@ -70,7 +70,9 @@ class Dataset:
         location = Location.of(uri)
         manifest = require_manifest(location, made_by="python -m jobs.ingest folder|generated")
         if manifest.get("kind") != "dataset":
-            raise UserError(f"{location} holds a {manifest.get('kind')!r}, not a dataset; give the directory that jobs.ingest wrote.")
+            raise UserError(
+                f"{location} holds a {manifest.get('kind')!r}, not a dataset; give the directory that jobs.ingest wrote."
+            )
         file = location / "products.parquet"
         if not file.is_file():
             raise UserError(f"{file} is missing though the dataset's manifest is there; ingest the dataset again.")
@@ -89,7 +91,12 @@ class Dataset:
 
     def parts(self, split: str | None = None, verticals: list[str] | None = None) -> list[Part]:
         """The images files, sorted by split, vertical and shard."""
-        rows = self.products.select(["split", "vertical", "shard"]).group_by(["split", "vertical", "shard"]).aggregate([]).to_pylist()
+        rows = (
+            self.products.select(["split", "vertical", "shard"])
+            .group_by(["split", "vertical", "shard"])
+            .aggregate([])
+            .to_pylist()
+        )
         found = {Part(r["split"], r["vertical"], r["shard"]) for r in rows}
         kept = [p for p in found if (split is None or p.split == split) and (verticals is None or p.vertical in verticals)]
         return sorted(kept, key=lambda p: (p.split, p.vertical, p.shard))

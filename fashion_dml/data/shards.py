@@ -46,7 +46,9 @@ def encode(image: Image.Image, short_side: int, quality: int) -> tuple[bytes, in
     """(JPEG bytes, width, height) with the short side at most `short_side`; never scaled up."""
     scale = min(1.0, short_side / min(image.size))
     if scale < 1:
-        image = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))), Image.Resampling.LANCZOS)
+        image = image.resize(
+            (max(1, round(image.width * scale)), max(1, round(image.height * scale))), Image.Resampling.LANCZOS
+        )
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=quality, subsampling=0)
     return buffer.getvalue(), image.width, image.height
@@ -67,7 +69,12 @@ def write_part(
     schema = images_schema(len(rows[0]["attributes"]))
     group: list[dict[str, Any]] = []
     group_bytes, group_index = 0, 0
-    with file.writing() as stream, pq.ParquetWriter(stream, schema, compression="none", use_dictionary=["vertical", "domain", "view", "product_id"]) as writer:
+    with (
+        file.writing() as stream,
+        pq.ParquetWriter(
+            stream, schema, compression="none", use_dictionary=["vertical", "domain", "view", "product_id"]
+        ) as writer,
+    ):
 
         def flush() -> None:
             nonlocal group, group_bytes, group_index

@@ -9,10 +9,11 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -57,7 +58,15 @@ class StreamStats:
 
 
 def stream(
-    plan: Plan, sources: Sources, settings: Data, *, start: Cursor, steps: int, rank: int = 0, workers: int = 1, stats: StreamStats | None = None
+    plan: Plan,
+    sources: Sources,
+    settings: Data,
+    *,
+    start: Cursor,
+    steps: int,
+    rank: int = 0,
+    workers: int = 1,
+    stats: StreamStats | None = None,
 ) -> Iterator[Batch]:
     """`steps` batches for worker `rank` of `workers`, from `start` on.
 
@@ -71,9 +80,13 @@ def stream(
     lanes = list(range(rank, plan.lanes, workers))
     stats = stats if stats is not None else StreamStats()
     in_tasks = settings.executor == "ray" and decode_in_tasks(settings)
-    tables = (_ray_tables if settings.executor == "ray" else _thread_tables)(plan, sources, settings, lanes, start, steps, in_tasks)
+    tables = (_ray_tables if settings.executor == "ray" else _thread_tables)(
+        plan, sources, settings, lanes, start, steps, in_tasks
+    )
     produced = 0
-    with closing(_ahead(_assemble(tables, lanes), lambda group: _tensors(group, settings, in_tasks), settings.prefetch_batches)) as batches:
+    with closing(
+        _ahead(_assemble(tables, lanes), lambda group: _tensors(group, settings, in_tasks), settings.prefetch_batches)
+    ) as batches:
         while produced < steps:
             began = time.perf_counter()
             batch = next(batches, None)
@@ -128,7 +141,9 @@ def _pixels(table: pa.Table, height: int, width: int) -> pa.Table:
     return moved.set_column(at, "image", data).append_column("corrupt", bad)
 
 
-def _thread_tables(plan: Plan, sources: Sources, settings: Data, lanes: list[int], start: Cursor, steps: int, in_tasks: bool) -> Iterator[pa.Table]:
+def _thread_tables(
+    plan: Plan, sources: Sources, settings: Data, lanes: list[int], start: Cursor, steps: int, in_tasks: bool
+) -> Iterator[pa.Table]:
     """Windows read one run ahead in a thread."""
     runs = _runs(plan, lanes, start, steps)
     with closing(_ahead(iter(runs), lambda run: [t for w in run for t in read_window(plan, w, sources)], 1)) as ready:
@@ -136,7 +151,9 @@ def _thread_tables(plan: Plan, sources: Sources, settings: Data, lanes: list[int
             yield from tables
 
 
-def _ray_tables(plan: Plan, sources: Sources, settings: Data, lanes: list[int], start: Cursor, steps: int, in_tasks: bool) -> Iterator[pa.Table]:
+def _ray_tables(
+    plan: Plan, sources: Sources, settings: Data, lanes: list[int], start: Cursor, steps: int, in_tasks: bool
+) -> Iterator[pa.Table]:
     """One Ray Data execution over all runs."""
     import ray
     from ray.data import DataContext, Datasource, ReadTask
@@ -154,7 +171,10 @@ def _ray_tables(plan: Plan, sources: Sources, settings: Data, lanes: list[int], 
 
         def get_read_tasks(self, parallelism: int, *args: object, **kwargs: object) -> list[ReadTask]:
             return [
-                ReadTask(_reader(shared, run, sources, size), BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None))
+                ReadTask(
+                    _reader(shared, run, sources, size),
+                    BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None),
+                )
                 for run in runs
             ]
 
@@ -181,7 +201,7 @@ def _whole(blocks: Iterable[pa.Table]) -> Iterator[pa.Table]:
         raise RuntimeError(f"the stream ended within a batch: {rest.num_rows} rows are left")
 
 
-def _reader(shared: object, run: list[Window], sources: Sources, size: tuple[int, int] | None) -> Callable[[], Iterator[pa.Table]]:
+def _reader(shared: Any, run: list[Window], sources: Sources, size: tuple[int, int] | None) -> Callable[[], Iterator[pa.Table]]:
     def read() -> Iterator[pa.Table]:
         import ray
 
@@ -233,7 +253,7 @@ def _tensors(group: list[pa.Table], settings: Data, in_tasks: bool) -> Batch:
     )  # fmt: skip
 
 
-def _ahead(source: Iterator, work: Callable, ahead: int) -> Iterator:  # type: ignore[type-arg]
+def _ahead(source: Iterator[Any], work: Callable[[Any], Any], ahead: int) -> Generator[Any]:
     """work(item) for every item, in order, computed in one thread up to `ahead` results before they are asked for."""
     ready: queue.Queue[tuple[bool, object]] = queue.Queue(maxsize=max(1, ahead))
     stop = threading.Event()

@@ -2,27 +2,41 @@
 
 from __future__ import annotations
 
+import hashlib
+from functools import lru_cache
+
 import numpy as np
 import torch
 
 from fashion_dml.data.decode import decode
+from fashion_dml.evaluation.color_histogram import color_histogram
 from fashion_dml.models.store import load_model
-from fashion_dml.storage import Location
+from fashion_dml.storage import Location, read_manifest
+
+HISTOGRAM = "color-histogram"
 
 
 class Encoder:
-    """A model ready for inference.
+    """A model ready for inference: a model directory, `timm:NAME` (pooled ImageNet features) or `color-histogram`.
 
-    Attributes: dim (D), height and width of the input in pixels, sha256 of the weights (the model's version).
+    `height` and `width` are for models that bring no input size of their own.
+    Attributes: dim (D), height and width of the input in pixels, sha256 (the model's version).
     """
 
-    def __init__(self, model: str | Location, *, device: str = "cpu", threads: int = 0) -> None:
+    def __init__(
+        self, model: str | Location, *, device: str = "cpu", threads: int = 0, height: int = 128, width: int = 96
+    ) -> None:
         if threads:
             torch.set_num_threads(threads)
         self.device = torch.device(device)
-        loaded = load_model(model)
+        if model == HISTOGRAM:
+            self._module = None
+            self.sha256, self.height, self.width = model_version(model, height, width), height, width
+            self.dim = color_histogram(np.zeros((1, 1, 1, 3), np.uint8)).shape[1]
+            return
+        loaded = load_model(model, height=height, width=width)
         self.sha256, self.dim, self.height, self.width = loaded.sha256, loaded.dim, loaded.height, loaded.width
-        self._module = loaded.module.to(self.device, memory_format=torch.channels_last).eval()
+        self._module = loaded.module.to(self.device).to(memory_format=torch.channels_last).eval()
 
     def pixels(self, data: bytes) -> np.ndarray:
         """Encoded image bytes to this model's input, uint8 [H, W, 3]. Raises UnreadableImage."""
@@ -31,11 +45,28 @@ class Encoder:
     @torch.inference_mode()
     def embed(self, pixels: np.ndarray) -> np.ndarray:
         """uint8 [B, H, W, 3] to unit embeddings, float32 [B, D]."""
+        if self._module is None:
+            return color_histogram(pixels)
         images = torch.from_numpy(pixels).to(self.device).permute(0, 3, 1, 2)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
             found = self._module(images)
-        return np.ascontiguousarray(found.float().cpu().numpy())
+        return np.ascontiguousarray(torch.nn.functional.normalize(found.float(), dim=1).cpu().numpy())
 
     def encode(self, images: list[bytes]) -> np.ndarray:
         """Encoded images to unit embeddings, float32 [B, D]. Raises UnreadableImage."""
         return self.embed(np.stack([self.pixels(data) for data in images]))
+
+
+@lru_cache(maxsize=64)
+def _hub_version(model: str, height: int, width: int) -> str:
+    return load_model(model, height=height, width=width).sha256
+
+
+def model_version(model: str, height: int, width: int) -> str:
+    """What `Encoder(model).sha256` will be, without loading a model directory's weights. Raises UserError if it is none."""
+    if model == HISTOGRAM:
+        return hashlib.sha256(f"{HISTOGRAM} {height}x{width}".encode()).hexdigest()
+    if not model.startswith("timm:"):  # not cached: a directory may hold another model later
+        manifest = read_manifest(Location.of(model))
+        return str(manifest["sha256"]) if manifest is not None and manifest.get("kind") == "model" else load_model(model).sha256
+    return _hub_version(model, height, width)

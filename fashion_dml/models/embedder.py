@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -28,7 +30,7 @@ class Embedder(nn.Module):
         features = int(self.trunk.num_features)  # type: ignore[arg-type]
         self.dim = features if headless else settings.dim
         self.head: nn.Module = nn.Identity() if headless else nn.Linear(features, settings.dim)
-        cfg = self.trunk.pretrained_cfg
+        cfg: dict[str, Any] = self.trunk.pretrained_cfg  # type: ignore[assignment]
         self.register_buffer("mean", torch.tensor(cfg["mean"]).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(cfg["std"]).view(1, 3, 1, 1), persistent=False)
         freeze_stages(self.trunk, settings.frozen_stages)

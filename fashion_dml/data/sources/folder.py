@@ -72,7 +72,9 @@ def read_folder(source: str, settings: Ingest) -> tuple[pa.Table, Reader, dict[s
         if given.startswith("/") or ".." in PurePosixPath(given).parts:
             raise UserError(f"{origin}, line {line}: the path {given!r} leaves the source; paths are relative to the CSV.")
         if str(PurePosixPath(ref)) not in names:
-            raise UserError(f"{origin}, line {line}: there is no image {given!r} in the source; add the file or remove the row.")
+            raise UserError(
+                f"{origin}, line {line}: there is no image {given!r} in the source; add the file or remove the row."
+            )
     refs = [str(PurePosixPath(ref)) for ref in refs]
     rows = rows.set_column(0, "ref", pa.array(refs))
     reader: Reader = FolderReader(location) if location.is_dir() else TarReader(location, {r: names[r] for r in refs})
@@ -111,7 +113,9 @@ def _rows(data: bytes, settings: Ingest, origin: str) -> pa.Table:
             convert_options=pacsv.ConvertOptions(column_types={n: pa.string() for n in header}, strings_can_be_null=False),
         )
     except (pa.ArrowInvalid, UnicodeDecodeError) as error:
-        raise UserError(f"{origin} can't be read as CSV ({str(error).splitlines()[0]}); it needs a header line and commas.") from error
+        raise UserError(
+            f"{origin} can't be read as CSV ({str(error).splitlines()[0]}); it needs a header line and commas."
+        ) from error
     for setting in ("path", "product_id", "vertical", "split"):
         if getattr(columns, setting) not in header:
             raise UserError(

@@ -36,7 +36,9 @@ def check_rows(table: pa.Table, origin: str) -> None:
         raise UserError(f"{origin} lists no image; add rows.")
     for column in ("ref", "image_id", "product_id", "vertical", "split"):
         if row := _first(table, pc.equal(pc.utf8_trim_whitespace(table[column]), "")):
-            raise UserError(f"{origin}, line {row['line']}: {column} is empty (image {row['ref']!r}); fill it in or remove the row.")
+            raise UserError(
+                f"{origin}, line {row['line']}: {column} is empty (image {row['ref']!r}); fill it in or remove the row."
+            )
     if row := _first(table, pc.invert(pc.is_in(table["split"], pa.array(SPLITS)))):
         raise UserError(f"{origin}, line {row['line']}: split is {row['split']!r}; it must be one of {', '.join(SPLITS)}.")
     for column, pattern in (("vertical", VERTICAL_NAME), ("product_id", ID), ("image_id", ID)):
@@ -45,25 +47,28 @@ def check_rows(table: pa.Table, origin: str) -> None:
                 raise UserError(f"{origin}: {column} {value!r} must match {pattern.pattern}; rename it.")
     counts = table.group_by("image_id").aggregate([("image_id", "count")])
     if row := _first(counts, pc.greater(counts["image_id_count"], 1)):
-        raise UserError(f"{origin}: image_id {row['image_id']!r} stands {row['image_id_count']} times; ids must be unique (set ingest.columns.image_id).")
-    for column, what in (("split", "splits"), ("vertical", "verticals")):
-        per_product = table.group_by("product_id").aggregate([(column, "count_distinct"), (column, "min"), (column, "max")])
-        if row := _first(per_product, pc.greater(per_product[f"{column}_count_distinct"], 1)):
-            raise UserError(
-                f"{origin}: product {row['product_id']!r} is in two {what}, {row[f'{column}_min']!r} and {row[f'{column}_max']!r}; "
-                f"put all its images into one, or the model is measured on what it was trained on."
-                if column == "split"
-                else f"{origin}: product {row['product_id']!r} is in two {what}, {row[f'{column}_min']!r} and {row[f'{column}_max']!r}; put it into one."
-            )
+        raise UserError(
+            f"{origin}: image_id {row['image_id']!r} stands {row['image_id_count']} times; ids must be unique (set ingest.columns.image_id)."
+        )
+    per_product = table.group_by("product_id").aggregate([("split", "count_distinct"), ("split", "min"), ("split", "max")])
+    if row := _first(per_product, pc.greater(per_product["split_count_distinct"], 1)):
+        raise UserError(
+            f"{origin}: product {row['product_id']!r} is in two splits, {row['split_min']!r} and {row['split_max']!r}; "
+            f"put all its images into one, or the model is measured on what it was trained on."
+        )
     training = table.filter(pc.equal(table["split"], "train"))
     trained = training.group_by(["vertical", "product_id"]).aggregate([("ref", "count")])
     pairs = set(trained.filter(pc.greater(trained["ref_count"], 1))["vertical"].to_pylist())
     present = set(trained["vertical"].to_pylist())
     for vertical in sorted(set(table["vertical"].to_pylist())):
         if vertical not in present:
-            raise UserError(f"{origin}: vertical {vertical!r} has no training image; give it products with split = train or remove its rows.")
+            raise UserError(
+                f"{origin}: vertical {vertical!r} has no training image; give it products with split = train or remove its rows."
+            )
         if vertical not in pairs:
-            raise UserError(f"{origin}: vertical {vertical!r} has no training product with two images, so nothing can be learned from it; add images or remove its rows.")
+            raise UserError(
+                f"{origin}: vertical {vertical!r} has no training product with two images, so nothing can be learned from it; add images or remove its rows."
+            )
 
 
 def hash64(text: str, seed: int = 0) -> int:
@@ -79,7 +84,9 @@ def hold_out_validation(table: pa.Table, share: float, seed: int) -> pa.Table:
     """
     if share == 0 or pc.any(pc.equal(table["split"], "validation")).as_py():
         return table
-    training = table.filter(pc.equal(table["split"], "train")).group_by(["vertical", "product_id"]).aggregate([("ref", "count")])
+    training = (
+        table.filter(pc.equal(table["split"], "train")).group_by(["vertical", "product_id"]).aggregate([("ref", "count")])
+    )
     moved: set[str] = set()
     by_vertical: dict[str, list[tuple[str, int]]] = {}
     for row in training.to_pylist():
@@ -100,7 +107,10 @@ def vocabulary(table: pa.Table) -> list[str]:
             values = sorted(v for v in table[column].unique().to_pylist() if v)
             found.extend(f"{column}={value}" for value in values)
     if len(found) > MAX_VOCABULARY:
-        raise UserError(f"The attribute columns have {len(found):,} different values, more than {MAX_VOCABULARY:,}; leave out free-text columns in ingest.columns.attributes.")
+        raise UserError(
+            f"The attribute columns have {len(found):,} different values, more than {MAX_VOCABULARY:,}; "
+            f"leave out free-text columns in ingest.columns.attributes."
+        )
     return found
 
 

@@ -1,0 +1,127 @@
+"""Figures of an `evaluation.json` as inline SVG: R@1 of each vertical as bars, and R@K curves.
+
+Text stays text and takes the page's colour, so that a figure reads well in the light and in the dark.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+
+from fashion_dml.evaluation.protocol import Protocol
+
+# Okabe and Ito's palette: told apart by colour-blind readers too.
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8A7F00")
+# Drawn in this colour, replaced by the page's own.
+INK = "#123456"
+STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "font.family": "sans-serif",
+    "font.size": 10,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    # A "$" in a model's name is a "$".
+    "text.parse_math": False,
+}
+
+
+def recall_bars(evaluation: Mapping[str, Any], protocol: Protocol, metric: str = "R@1") -> str:
+    """SVG of grouped bars with 95 % intervals: one group per vertical and one of all queries, one bar per model."""
+    models = _with(evaluation, protocol)
+    verticals = list(dict.fromkeys(v for by in models.values() for v in by["verticals"]))
+    groups = [*verticals, "all queries"]
+    width = 0.8 / max(1, len(models))
+    with matplotlib.rc_context({**STYLE, "svg.hashsalt": f"bars-{protocol}-{metric}"}):
+        figure = Figure(figsize=(11.0, 3.0), layout="constrained")
+        axes = figure.add_subplot()
+        for m, (name, by) in enumerate(models.items()):
+            found = [by["verticals"].get(v, {}).get(metric) for v in verticals] + [by["overall"][metric]]
+            known = [(g, i) for g, i in enumerate(found) if i and i["value"] is not None]
+            places = [g + (m - (len(models) - 1) / 2) * width for g, _ in known]
+            heights = [100 * i["value"] for _, i in known]
+            axes.bar(places, heights, 0.9 * width, color=_colour(m), label=_label(name))
+            axes.errorbar(places, heights, _errors([i for _, i in known]), fmt="none", ecolor=INK, elinewidth=1, capsize=2)
+        axes.set_xticks(range(len(groups)), groups)
+        axes.set_ylim(0, 100)
+        axes.set_ylabel(f"{metric}, %")
+        axes.tick_params(axis="x", length=0)
+        _finish(figure, axes)
+        return _svg(figure, f"{metric} of each vertical, {protocol} index")
+
+
+def recall_curves(evaluation: Mapping[str, Any], protocol: Protocol) -> str:
+    """SVG of R@K over K, all queries: one line per model, its 95 % interval as a band."""
+    models = _with(evaluation, protocol)
+    depths = sorted({int(n[2:]) for by in models.values() for n in by["overall"] if n.startswith("R@")})
+    with matplotlib.rc_context({**STYLE, "svg.hashsalt": f"curves-{protocol}"}):
+        figure = Figure(figsize=(7.0, 3.4), layout="constrained")
+        axes = figure.add_subplot()
+        for m, (name, by) in enumerate(models.items()):
+            at = [(place, by["overall"].get(f"R@{depth}")) for place, depth in enumerate(depths)]
+            known = [(place, i) for place, i in at if i and i["value"] is not None]
+            places = [place for place, _ in known]
+            axes.plot(
+                places, [100 * i["value"] for _, i in known], "osD^vPX"[m % 7] + "-", color=_colour(m), label=_label(name)
+            )
+            low, high = ([100 * i[side] for _, i in known] for side in ("low", "high"))
+            axes.fill_between(places, low, high, color=_colour(m), alpha=0.15, linewidth=0)
+        axes.set_xticks(range(len(depths)), [str(d) for d in depths])
+        axes.set_xlabel("K")
+        axes.set_ylabel("R@K, %")
+        axes.set_ylim(top=100)
+        _finish(figure, axes)
+        return _svg(figure, f"R@K over K, {protocol} index")
+
+
+def _with(evaluation: Mapping[str, Any], protocol: Protocol) -> dict[str, Any]:
+    return {name: by[protocol] for name, by in evaluation["models"].items() if protocol in by}
+
+
+def _colour(number: int) -> str:
+    return COLOURS[number % len(COLOURS)]
+
+
+def _label(name: str) -> str:
+    """matplotlib leaves labels with a leading underscore out of the legend."""
+    return f" {name}" if name.startswith("_") else name
+
+
+def _errors(found: Sequence[Mapping[str, float]]) -> list[list[float]]:
+    """Distances to the bounds; never below zero, where rounding puts a bound past the value."""
+    below = [max(0.0, 100 * (i["value"] - i["low"])) for i in found]
+    return [below, [max(0.0, 100 * (i["high"] - i["value"])) for i in found]]
+
+
+def _finish(figure: Figure, axes: Any) -> None:
+    axes.grid(axis="y", color=INK, alpha=0.15, linewidth=0.8)
+    axes.set_axisbelow(True)
+    if axes.get_legend_handles_labels()[1]:
+        figure.legend(loc="outside upper left", ncols=4 if figure.get_figwidth() < 8 else 7, frameon=False)
+
+
+def _svg(figure: Figure, title: str) -> str:
+    """The figure as an <svg> element for a page: no prologue, no metadata, no namespaces, which are addresses."""
+    figure.patch.set_visible(False)
+    for axes in figure.axes:
+        axes.patch.set_visible(False)
+    text = io.StringIO()
+    nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    FigureCanvasSVG(figure).print_svg(text, metadata=nothing)
+    svg = text.getvalue()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r'\sxmlns(:\w+)?="[^"]*"', "", svg).replace("xlink:href", "href").replace(INK, "currentColor")
+    # The page sets the size; viewBox keeps the shape.
+    svg = re.sub(r'(<svg\b[^>]*?)\swidth="[^"]*pt"', r"\1", svg, count=1)
+    svg = re.sub(r'(<svg\b[^>]*?)\sheight="[^"]*pt"', r"\1", svg, count=1)
+    return svg.replace("<svg", f'<svg role="img" aria-label="{title}"', 1)

@@ -1,0 +1,156 @@
+"""Versions of the index: what each holds, which one is live, and that only its own, unaltered files are opened.
+
+    index/CURRENT                               one line: the live version's name; replaced atomically
+    index/versions/<v>/manifest.json            written last: a version without it is not complete
+    index/versions/<v>/shard-NNNNN/{vectors.faiss, items.arrow}
+
+FAISS files from strangers are a memory-safety risk, so a file is opened only if the manifest lists it with its digest.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fashion_dml.storage import Location, UserError, read_manifest, require_manifest
+
+KIND = "index"
+CURRENT = "CURRENT"
+VECTORS = "vectors.faiss"
+ITEMS = "items.arrow"
+MADE_BY = "python -m jobs.build_index"
+ITEM_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}")
+VERSION_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+
+
+def shard_name(shard: int) -> str:
+    return f"shard-{shard:05d}"
+
+
+@dataclass(frozen=True)
+class IndexManifest:
+    """The checked manifest of one version.
+
+    Attributes: model (sha256 of the weights that made the vectors), dim (D), kind (key of `segment.KINDS`), shards
+    (items of each shard), products (each counts once, in however many verticals it is), verticals ({name: {"items",
+    "products"}}), attributes (vocabulary, `column=value` each), files ({relative path: {"sha256", "bytes"}}).
+    """
+
+    version: str
+    model: str
+    dim: int
+    kind: str
+    shards: tuple[int, ...]
+    products: int
+    verticals: dict[str, dict[str, int]]
+    attributes: tuple[str, ...]
+    files: dict[str, dict[str, Any]]
+    inputs: dict[str, str]
+    config: Any
+
+    @property
+    def items(self) -> int:
+        return sum(self.shards)
+
+    def check_verticals(self, names: list[str]) -> None:
+        """Raises UserError at a vertical that the index doesn't hold, naming those it does."""
+        for name in names:
+            if name not in self.verticals:
+                raise UserError(f"The index holds no vertical {name[:64]!r}; known are {', '.join(sorted(self.verticals))}.")
+
+
+def index_root(workspace: Location) -> Location:
+    return workspace / "index"
+
+
+def version_dir(index: Location, version: str) -> Location:
+    """Where a version lies. Raises UserError for a name that could lead elsewhere."""
+    if not VERSION_NAME.fullmatch(version):
+        raise UserError(f"{version[:80]!r} is no name of an index version; it must match {VERSION_NAME.pattern}.")
+    return index / "versions" / version
+
+
+def load(index: Location, version: str) -> IndexManifest:
+    """A complete version's manifest. Raises UserError if it is missing, of a newer schema, or no index."""
+    directory = version_dir(index, version)
+    raw = require_manifest(directory, made_by=MADE_BY)
+    if raw.get("kind") != KIND:
+        raise UserError(f"{directory} holds a {raw.get('kind')!r}, not an index; run `{MADE_BY}`.")
+    try:
+        return IndexManifest(
+            version=version, model=raw["model"], dim=int(raw["dim"]), kind=raw["index"],
+            shards=tuple(int(n) for n in raw["shards"]), products=int(raw["products"]),
+            verticals=raw["verticals"], attributes=tuple(raw["attributes"]),
+            files=raw["files"], inputs=raw["inputs"], config=raw["config"],
+        )  # fmt: skip
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"The manifest in {directory} lacks or garbles {error}; run `{MADE_BY} --force true`.") from error
+
+
+def current(index: Location) -> str | None:
+    """Name of the live version; None before the first one."""
+    file = index / CURRENT
+    return file.read_bytes().decode().strip() if file.is_file() else None
+
+
+def require_current(index: Location) -> IndexManifest:
+    """The live version's manifest, or a UserError that names the job to run first."""
+    name = current(index)
+    if name is None:
+        raise UserError(f"There is no index in {index}: run `{MADE_BY}` first.")
+    return load(index, name)
+
+
+def activate(index: Location, version: str) -> None:
+    """Make a complete version the live one, atomically."""
+    load(index, version)
+    (index / CURRENT).write_bytes(f"{version}\n".encode())
+
+
+def versions(index: Location) -> list[str]:
+    """Names of the complete versions, oldest first (names start with the time of building)."""
+    return [d.name for d in (index / "versions").children() if VERSION_NAME.fullmatch(d.name) and read_manifest(d) is not None]
+
+
+def prune(index: Location, keep: int) -> list[str]:
+    """Delete all but the live version and the `keep` newest complete others, and leftovers of builds begun before the live one.
+
+    Returns the names that were deleted.
+    """
+    live = current(index)
+    complete = versions(index)
+    others = sorted(v for v in complete if v != live)
+    kept = {*others[len(others) - keep if keep < len(others) else 0 :], live}
+    leftovers = [
+        d.name for d in (index / "versions").children() if d.name not in complete and live is not None and d.name < live
+    ]
+    gone = [v for v in complete if v not in kept] + leftovers
+    for name in gone:
+        directory = index / "versions" / name
+        (directory / "manifest.json").delete()  # first: a half-deleted version must not look complete
+        directory.delete()
+    return sorted(gone)
+
+
+def verified_file(index: Location, manifest: IndexManifest, relative: str) -> Path:
+    """A local path to one of the version's files, its digest checked. Raises UserError if it isn't listed or was altered."""
+    entry = manifest.files.get(relative)
+    if entry is None:
+        raise UserError(f"{relative[:100]!r} is not in the manifest of index version {manifest.version}: it is not opened.")
+    file = version_dir(index, manifest.version) / relative
+    if not file.is_file():
+        raise UserError(f"{file} is missing though the manifest lists it; restore it or run `{MADE_BY} --force true`.")
+    if file.size() != entry["bytes"]:
+        raise UserError(
+            f"{file} has {file.size()} bytes, the manifest says {entry['bytes']}; restore it or run `{MADE_BY} --force true`."
+        )
+    local = file.local_file()
+    digest = Location.of(local).sha256()
+    if digest != entry["sha256"]:
+        raise UserError(
+            f"{file} has sha256 {digest[:12]}..., the manifest says {entry['sha256'][:12]}...: it is not opened; "
+            f"restore it or run `{MADE_BY} --force true`."
+        )
+    return local

@@ -1,0 +1,61 @@
+"""Checkpoints: everything a training needs to go on as if it had never stopped."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass, field
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import nn
+
+from fashion_dml.models.embedder import Embedder
+from fashion_dml.models.store import WEIGHTS, save_model
+from fashion_dml.storage import Location, UserError, read_manifest
+
+STATE = "state.pt"
+
+
+@dataclass
+class Progress:
+    """What a training has done so far."""
+
+    step: int = 0
+    best: float = -1.0
+    best_step: int = 0
+    images: int = 0
+    seconds: float = 0.0
+    waited_seconds: float = 0.0
+    validations: list[dict[str, Any]] = field(default_factory=list)
+
+
+def save(
+    directory: Location, embedder: Embedder, loss: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress, key: str
+) -> None:
+    """Publish a checkpoint atomically: a model directory with state.pt beside the weights.
+
+    `key` digests the settings and inputs; a checkpoint of another key isn't resumed.
+    """
+    buffer = io.BytesIO()
+    torch.save({"optimizer": optimizer.state_dict(), "loss": loss.state_dict(), "progress": vars(progress)}, buffer)
+    save_model(directory, embedder, files={STATE: buffer.getvalue()}, key=key, step=progress.step)
+
+
+def load(
+    directory: Location, embedder: Embedder, loss: nn.Module, optimizer: torch.optim.Optimizer, key: str
+) -> Progress | None:
+    """Restore a checkpoint of this key; None if there is none. Raises UserError if its files are damaged."""
+    manifest = read_manifest(directory)
+    if manifest is None or manifest["key"] != key:
+        return None
+    try:
+        embedder.load_state_dict(safetensors.torch.load((directory / WEIGHTS).read_bytes()))
+        state = torch.load(io.BytesIO((directory / STATE).read_bytes()), map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, ValueError, safetensors.SafetensorError) as error:
+        raise UserError(
+            f"The checkpoint {directory} is damaged ({type(error).__name__}); delete it to train from the start."
+        ) from error
+    loss.load_state_dict(state["loss"])
+    optimizer.load_state_dict(state["optimizer"])
+    return Progress(**state["progress"])

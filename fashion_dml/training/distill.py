@@ -1,0 +1,124 @@
+"""Distillation: one data-parallel Ray Train run over all verticals, from the specialists' embeddings to one model."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pyarrow.compute as pc
+import ray
+import torch
+import torch.distributed as dist
+
+from fashion_dml.config import Distill
+from fashion_dml.data.plan import Plan, PlanSettings
+from fashion_dml.data.read import Sources
+from fashion_dml.data.schema import Dataset
+from fashion_dml.models.store import load_model
+from fashion_dml.storage import Location, UserError, sha256_json
+from fashion_dml.training.loop import Recipe, finished, train
+from fashion_dml.training.specialists import Queue, TrainSettings, assignments, images_per_step, initial_model, trainable
+from fashion_dml.training.task import DistillTask
+from fashion_dml.training.teachers import Teacher, read_teachers
+from fashion_dml.training.validation import Validation
+from fashion_dml.training.workers import fit, join_team, preflight
+
+UNIFIED = "unified"
+
+
+class DistillSettings(TrainSettings):
+    """Sections that distillation reads; those of the specialists say how many images they saw."""
+
+    distill: Distill = Distill()
+
+
+def distill_plan(dataset: Dataset, settings: DistillSettings) -> Plan:
+    """Shuffled images of all verticals; labels play no part."""
+    products = dataset.products.filter(pc.field("split") == "train")
+    lanes = max(settings.data.lanes, settings.cluster.workers)
+    return Plan(
+        products,
+        PlanSettings(
+            "images", lanes, settings.data.window_images, settings.seed, images_per_batch=settings.distill.images_per_batch, category_wise=False
+        ),
+    )  # fmt: skip
+
+
+def recipe_for(dataset: Dataset, teachers: dict[str, Teacher], settings: DistillSettings) -> Recipe:
+    """The student's training. Without `distill.steps` it sees as many images as all specialists together."""
+    d = settings.distill
+    steps = d.steps
+    if not steps:
+        total = sum(a.images for a in assignments(dataset, settings, joint=False))
+        steps = max(1, round(total / images_per_step(distill_plan(dataset, settings))))
+    config = {
+        "distill": {**d.model_dump(mode="json"), "steps": steps}, "model": settings.model.model_dump(mode="json"), "seed": settings.seed,
+        "data": settings.data.model_dump(mode="json", include={"height", "width", "lanes", "window_images"}),
+        "lanes": max(settings.data.lanes, settings.cluster.workers),
+    }  # fmt: skip
+    inputs = {v: t.sha256 for v, t in sorted(teachers.items())}
+    return Recipe(
+        UNIFIED, steps, settings.seed, d.optim, d.augment, settings.data, d.validate_every, d.checkpoint_every, d.keep,
+        sha256_json([config, inputs]), config, inputs,
+    )  # fmt: skip
+
+
+def run(settings: DistillSettings, watch: Callable[[Any, threading.Event], None]) -> dict[str, Any]:
+    """Train the unified model unless it is finished; returns the manifest of `unified/model`."""
+    workspace = Location.of(settings.workspace)
+    dataset = Dataset.open(workspace / "dataset")
+    teachers = read_teachers(workspace, dataset.verticals("train"))
+    wrong = [t for t in teachers.values() if t.dim != settings.model.dim]
+    if wrong and settings.distill.loss != "relational":
+        raise UserError(
+            f"The teacher of {wrong[0].vertical!r} has {wrong[0].dim} dimensions, model.dim is {settings.model.dim}; "
+            f"make them equal or use distill.loss = relational."
+        )
+    recipe = recipe_for(dataset, teachers, settings)
+    output = workspace / UNIFIED
+    if (known := finished(output, recipe.key)) is not None:
+        return known
+    preflight(settings.cluster)
+    queue = Queue.remote([UNIFIED])  # type: ignore[attr-defined]
+    stop = threading.Event()
+    watcher = threading.Thread(target=watch, args=(queue, stop), daemon=True)
+    watcher.start()
+    try:
+        fit(_worker, {"settings": settings, "queue": queue}, settings.cluster, name=UNIFIED, storage=workspace)
+    finally:
+        stop.set()
+        watcher.join()
+    failure = ray.get(queue.state.remote())[1].get(UNIFIED)
+    if failure is not None:
+        raise UserError(f"The unified model failed: {failure}")
+    done = finished(output, recipe.key)
+    if done is None:
+        raise RuntimeError(f"the run ended without {output / 'model'}")
+    return done
+
+
+def _worker(config: dict[str, Any]) -> None:
+    settings, queue = config["settings"], config["queue"]
+    workspace = Location.of(settings.workspace)
+    dataset = Dataset.open(workspace / "dataset")
+    team = join_team(settings.cluster, settings.cluster.workers)
+    if team.rank == 0:
+        initial_model(dataset, settings)
+    dist.barrier()
+    if ray.get(queue.state.remote())[1].get(UNIFIED) is not None:
+        return
+    teachers = read_teachers(workspace, dataset.verticals("train"))
+    torch.manual_seed(settings.seed)
+    embedder = trainable(load_model(workspace / "specialists" / "initial").module, settings.model)
+    task = DistillTask(embedder, settings.distill.loss, team.group)
+    sources = Sources(str(dataset.location / "images"), "train", {v: t.embeddings for v, t in teachers.items()})
+    validation = Validation(dataset, dataset.verticals("train"), settings.data) if team.rank == 0 else None
+    try:
+        train(
+            recipe_for(dataset, teachers, settings), task, distill_plan(dataset, settings), sources, validation, workspace / UNIFIED, team,
+            lambda progress: queue.report.remote(progress),
+        )  # fmt: skip
+    except UserError as error:
+        ray.get(queue.end.remote(UNIFIED, str(error)))
+        raise

@@ -1,0 +1,208 @@
+"""The training loop, the same for specialists, joint model and student; it knows no Ray."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.tensorboard import SummaryWriter
+
+from fashion_dml.config import Augment, Data, Optim
+from fashion_dml.data.augment import augment, draws
+from fashion_dml.data.plan import Plan
+from fashion_dml.data.read import Sources
+from fashion_dml.data.stream import StreamStats, stream
+from fashion_dml.models.embedder import Embedder
+from fashion_dml.models.store import load_model, save_model
+from fashion_dml.storage import Location, UserError, read_manifest
+from fashion_dml.training import checkpoint
+from fashion_dml.training.checkpoint import Progress
+from fashion_dml.training.optim import create_optimizer, rate, set_rate
+from fashion_dml.training.task import Task
+from fashion_dml.training.validation import Validation
+
+CPU = torch.device("cpu")
+CHECK_EVERY = 10  # steps between looks at the loss: each one waits for the device
+Report = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class Team:
+    """The workers that train one model together. `group` None: one worker alone."""
+
+    rank: int = 0
+    size: int = 1
+    group: dist.ProcessGroup | None = None
+    device: torch.device = CPU
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything a training depends on beside its data; `key` digests it with the inputs."""
+
+    name: str
+    steps: int
+    seed: int
+    optim: Optim
+    augment: Augment
+    data: Data
+    validate_every: int
+    checkpoint_every: int
+    keep: str
+    key: str
+    config: dict[str, Any]
+    inputs: dict[str, str]
+
+
+def finished(output: Location, key: str) -> dict[str, Any] | None:
+    """The manifest of a training that is complete and unchanged, else None."""
+    manifest = read_manifest(output / "model")
+    return manifest if manifest is not None and manifest.get("key") == key else None
+
+
+def train(
+    recipe: Recipe,
+    task: Task,
+    plan: Plan,
+    sources: Sources,
+    validation: Validation | None,
+    output: Location,
+    team: Team,
+    report: Report,
+) -> dict[str, Any]:
+    """Train to the recipe's last step, going on from `output/last` if there is one; publish `output/model`.
+
+    `validation` is None on all ranks but 0. Returns the manifest's figures. Raises UserError when the loss is not finite.
+    """
+    embedder, device = task.embedder, team.device
+    task.to(device).to(memory_format=torch.channels_last)
+    optimizer = create_optimizer(embedder, task.loss, recipe.optim)
+    progress = checkpoint.load(output / "last", embedder, task.loss, optimizer, recipe.key) or Progress()
+    if embedder.settings.batch_norm == "live" and team.group is not None and device.type == "cuda":
+        nn.SyncBatchNorm.convert_sync_batchnorm(embedder.trunk, team.group)
+    if recipe.optim.compile:
+        embedder.trunk.compile()
+    module: nn.Module = task
+    if team.group is not None:
+        devices = [device.index] if device.type == "cuda" else None
+        module = DistributedDataParallel(task, device_ids=devices, process_group=team.group, broadcast_buffers=False)
+    half = mixed(recipe.optim, device)
+    stats = StreamStats()
+    board = SummaryWriter(str((output / "logs").local_file())) if team.rank == 0 and output.is_local else None
+    task.train()
+    began, before = time.monotonic(), progress.seconds
+    for batch in stream(
+        plan,
+        sources,
+        recipe.data,
+        start=plan.cursor(progress.step),
+        steps=recipe.steps - progress.step,
+        rank=team.rank,
+        workers=team.size,
+        stats=stats,
+    ):
+        set_rate(optimizer, rate(progress.step, recipe.steps, recipe.optim.warmup))
+        uniform = draws(batch.lane, batch.row, seed=recipe.seed, epoch=batch.epoch, step=batch.step)
+        images = augment(batch.images.to(device, non_blocking=True), recipe.augment, uniform)
+        targets = None if batch.targets is None else batch.targets.to(device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=half):
+            parts = module(images, batch.labels.to(device), batch.lane.to(device), batch.row.to(device), targets)
+        optimizer.zero_grad(set_to_none=True)
+        parts["loss"].backward()
+        torch.nn.utils.clip_grad_norm_(task.parameters(), recipe.optim.clip)
+        optimizer.step()
+        progress.step += 1
+        progress.images += len(batch.images) * team.size
+        last = progress.step == recipe.steps
+        if progress.step % CHECK_EVERY == 0 or last:
+            values = {name: float(value.detach()) for name, value in parts.items()}
+            if not math.isfinite(values["loss"]):
+                raise UserError(
+                    f"{recipe.name}: the loss is {values['loss']} at step {progress.step}; lower optim.learning_rate or look at its photos."
+                )
+            progress.seconds = before + time.monotonic() - began
+            if team.rank == 0:
+                report(
+                    {
+                        "name": recipe.name,
+                        "step": progress.step,
+                        "steps": recipe.steps,
+                        "loss": values["loss"],
+                        "best": progress.best,
+                    }
+                )
+                if board is not None:
+                    for name, value in values.items():
+                        board.add_scalar(f"train/{name}", value, progress.step)
+                    board.add_scalar("train/learning_rate", optimizer.param_groups[0]["lr"], progress.step)
+        if progress.step % recipe.validate_every == 0 or last:
+            _validate(recipe, embedder, validation, output, team, progress, board)
+        if (progress.step % recipe.checkpoint_every == 0 or last) and team.rank == 0:
+            progress.waited_seconds += stats.waited_seconds
+            stats.waited_seconds = 0.0
+            checkpoint.save(output / "last", embedder, task.loss, optimizer, progress, recipe.key)
+    if board is not None:
+        board.close()
+    if team.rank == 0:
+        _publish(recipe, embedder, output, progress, stats)
+        report(
+            {
+                "name": recipe.name,
+                "step": recipe.steps,
+                "steps": recipe.steps,
+                "done": True,
+                "best": progress.best,
+                "seconds": progress.seconds,
+            }
+        )
+    if team.group is not None:
+        dist.barrier(team.group)
+    return vars(progress)
+
+
+def mixed(settings: Optim, device: torch.device) -> bool:
+    """Whether to use bf16: asked for, or the GPU has it."""
+    if settings.amp != "auto":
+        return settings.amp == "bf16"
+    return device.type == "cuda" and torch.cuda.is_bf16_supported()
+
+
+def _validate(
+    recipe: Recipe,
+    embedder: Embedder,
+    validation: Validation | None,
+    output: Location,
+    team: Team,
+    progress: Progress,
+    board: SummaryWriter | None,
+) -> None:
+    """R@1 on validation products; the best model so far is kept in `output/best`, at a tie the later one."""
+    if team.rank != 0 or validation is None or not validation.images:
+        return
+    recalls = validation.recall(embedder, team.device)
+    mean = sum(recalls.values()) / len(recalls)
+    progress.validations.append({"step": progress.step, "R@1": mean, "verticals": recalls})
+    if board is not None:
+        board.add_scalar("validation/R@1", mean, progress.step)
+    if mean >= progress.best:
+        progress.best, progress.best_step = mean, progress.step
+        save_model(output / "best", embedder, key=recipe.key, step=progress.step)
+
+
+def _publish(recipe: Recipe, embedder: Embedder, output: Location, progress: Progress, stats: StreamStats) -> None:
+    """The model that later stages use, with the figures of its training."""
+    chosen = embedder
+    if recipe.keep == "best" and read_manifest(output / "best") is not None:
+        chosen = load_model(output / "best").module
+    save_model(
+        output / "model", chosen, config=recipe.config, inputs=recipe.inputs, seconds=progress.seconds, key=recipe.key, name=recipe.name,
+        steps=recipe.steps, images=progress.images, waited_seconds=round(progress.waited_seconds, 3), best=progress.best,
+        best_step=progress.best_step, validations=progress.validations, kept=recipe.keep, corrupt=stats.corrupt[:20],
+    )  # fmt: skip

@@ -1,0 +1,36 @@
+"""Train the unified model: one student that takes every specialist's embeddings as its target.
+
+    python -m jobs.distill --config jobs/configs/demo.yaml --workspace workspace
+
+Reads `<workspace>/dataset` and `<workspace>/teachers`; writes `<workspace>/unified/model` and, while training, `last`,
+`best` and TensorBoard `logs` beside it. An interrupted run goes on from its last checkpoint.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+
+from fashion_dml.storage import Location
+from fashion_dml.training.distill import DistillSettings, run
+from jobs.common import connect, console, main, write_report
+from jobs.progress import watch
+
+
+def distill(settings: DistillSettings) -> dict[str, Any]:
+    """Train the unified model unless it is finished; returns its manifest."""
+    started = time.monotonic()
+    connect()
+    model = run(settings, watch)
+    shown = {k: model[k] for k in ("steps", "images", "seconds", "waited_seconds", "best", "best_step", "sha256")}
+    write_report(settings.workspace, "distill", settings, started, model=shown)
+    console.print(
+        f"unified model in {Location.of(settings.workspace) / 'unified' / 'model'}: {model['steps']} steps, "
+        f"{model['images'] / max(model['seconds'], 1e-9):.0f} images/s, validation R@1 {100 * model['best']:.1f} %"
+    )
+    return model
+
+
+if __name__ == "__main__":
+    sys.exit(main(DistillSettings, distill, prog="python -m jobs.distill", doc=__doc__))

@@ -1,0 +1,205 @@
+"""Measure models on test products: R@K, mAP, MAP@R, per vertical and overall, on separate and merged indexes.
+
+    python -m jobs.evaluate --config jobs/configs/demo.yaml --workspace workspace
+    python -m jobs.evaluate --models workspace/unified/model timm:tf_efficientnet_lite0 color-histogram --dataset workspace/dataset
+
+Without --models: the pretrained trunk, the specialists, the joint model and the unified model of the workspace. With
+--models: any model directory, `timm:NAME` or `color-histogram`, on any dataset directory. Writes
+`reports/evaluation.json` and a self-contained `reports/evaluation.html`.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from pydantic import Field
+
+from fashion_dml import __version__
+from fashion_dml.config import Cluster, Data, Embed, Evaluate, JobSettings, Model
+from fashion_dml.data.schema import Dataset, Part
+from fashion_dml.evaluation import html, report, sheets, table
+from fashion_dml.evaluation.protocol import PROTOCOLS, Items, LeftOut, Measured, Vertical, evaluate
+from fashion_dml.evaluation.sheets import Sheet, Tile
+from fashion_dml.inference.embed import EmbedRequest, ensure_embeddings, read_embeddings
+from fashion_dml.inference.encode import model_version
+from fashion_dml.storage import Location, UserError, manifest_sha256, read_manifest, sha256_json
+from fashion_dml.training.specialists import JOINT
+from fashion_dml.training.teachers import read_teachers
+from jobs.common import connect, console, main
+
+NEIGHBOURS = 10
+
+
+class EvaluateSettings(JobSettings):
+    """Sections that this job reads."""
+
+    models: tuple[str, ...] = Field((), description="models to measure; empty: those of the workspace")
+    dataset: str = Field("", description="dataset directory; empty: <workspace>/dataset")
+    data: Data = Data()
+    model: Model = Model()
+    embed: Embed = Embed()
+    evaluate: Evaluate = Evaluate()
+    cluster: Cluster = Cluster()
+
+
+def chosen_models(settings: EvaluateSettings, dataset: Dataset, verticals: list[str]) -> dict[str, dict[str, str]]:
+    """Name -> vertical -> model. Raises UserError when the workspace has no model to measure."""
+    if settings.models:
+        return {_name(m): dict.fromkeys(verticals, m) for m in settings.models}
+    workspace = Location.of(settings.workspace)
+    models = {"pretrained": dict.fromkeys(verticals, f"timm:{settings.model.trunk}")}
+    if read_manifest(workspace / "teachers") is not None:
+        teachers = read_teachers(workspace, verticals)
+        models["specialists"] = {v: teachers[v].model for v in verticals}
+    for name, directory in ((JOINT, workspace / "specialists" / JOINT / "model"), ("unified", workspace / "unified" / "model")):
+        if read_manifest(directory) is not None:
+            models[name] = dict.fromkeys(verticals, str(directory))
+    return models
+
+
+def _name(model: str) -> str:
+    """A model's name in the report: what was given, or the last two parts of a directory."""
+    parts = model.rstrip("/").split("/")
+    return model if ":" in parts[0] or len(parts) == 1 else "/".join(parts[-2:])
+
+
+def measure_models(settings: EvaluateSettings) -> dict[str, Any]:
+    """Embed, measure and write the reports; returns the content of evaluation.json."""
+    started = time.monotonic()
+    e = settings.evaluate
+    workspace = Location.of(settings.workspace)
+    dataset = Dataset.open(settings.dataset or workspace / "dataset")
+    verticals = dataset.verticals(e.split)
+    if not verticals:
+        raise UserError(
+            f"{dataset.location} has no products of split {e.split!r}; choose evaluate.split among {', '.join(dataset.verticals()) or 'none'}."
+        )
+    models = chosen_models(settings, dataset, verticals)
+    requests: dict[str, list[Part]] = {}
+    for by_vertical in models.values():
+        for vertical, model in by_vertical.items():
+            listed = requests.setdefault(model, [])
+            listed += [p for p in dataset.parts(e.split, [vertical]) if p not in listed]
+    reports = workspace / "reports"
+    key = _key(settings, dataset, models)
+    if (known := _known(reports, key)) is not None:
+        console.print(f"{reports / 'evaluation.json'} is complete and unchanged")
+        _show(known, reports)
+        return known
+    connect()
+    found = ensure_embeddings(
+        workspace,
+        dataset,
+        [EmbedRequest(m, parts) for m, parts in requests.items()],
+        settings.embed,
+        settings.cluster,
+        settings.data,
+    )
+    items = {name: [_vertical(dataset, v, by[v], found[by[v]], e.split) for v in verticals] for name, by in models.items()}
+    results: dict[str, list[Measured | LeftOut]] = {
+        name: [evaluate(given, p, recall_at=e.recall_at, memory_bytes=e.memory_bytes) for p in PROTOCOLS]
+        for name, given in items.items()
+    }
+    described = report.describe(
+        next(iter(items.values())),
+        name=str(dataset.location),
+        split=e.split,
+        models={n: sorted(set(b.values())) for n, b in models.items()},
+    )
+    content = report.build(results, described, resamples=e.bootstrap, seed=settings.seed)
+    content |= {"job": "evaluate", "code": __version__, "key": key, "seconds": round(time.monotonic() - started, 3)}
+    shown = list(_sheets(dataset, items, results, e)) if e.sheets else []
+    (reports / "evaluation.html").write_bytes(html.render(content, shown, title="Evaluation").encode())
+    (reports / "evaluation.json").write_json(content)  # last: it says that both are complete
+    _show(content, reports)
+    return content
+
+
+def _key(settings: EvaluateSettings, dataset: Dataset, models: dict[str, dict[str, str]]) -> str:
+    """Digest of all that the reports depend on."""
+    d = settings.data
+    versions = {n: {v: model_version(m, d.height, d.width) for v, m in by.items()} for n, by in models.items()}
+    return sha256_json(
+        [manifest_sha256(dataset.location), versions, settings.evaluate.model_dump(mode="json"), settings.seed, __version__]
+    )
+
+
+def _known(reports: Location, key: str) -> dict[str, Any] | None:
+    """The report of an earlier run on the same models, data and settings."""
+    if not (reports / "evaluation.json").is_file() or not (reports / "evaluation.html").is_file():
+        return None
+    content: dict[str, Any] = (reports / "evaluation.json").read_json()
+    return content if content.get("key") == key else None
+
+
+def _show(content: dict[str, Any], reports: Location) -> None:
+    console.print(table.recall_table(content))
+    console.print(f"{reports / 'evaluation.html'}")
+
+
+def _vertical(dataset: Dataset, vertical: str, model: str, embeddings: Location, split: str) -> Vertical:
+    """One vertical's test images as queries and index, embedded by its model."""
+    label: dict[str, int] = {}
+    for part in dataset.parts(split, [vertical]):
+        with dataset.images_file(part).open_input() as stream:
+            rows = pq.read_table(stream, columns=["image_id", "label"])
+        label.update(zip(rows["image_id"].to_pylist(), rows["label"].to_pylist(), strict=True))
+    read = [read_embeddings(embeddings, part) for part in dataset.parts(split, [vertical])]
+    ids = [i for part_ids, _ in read for i in part_ids]
+    return Vertical(
+        vertical,
+        Items(np.concatenate([v for _, v in read]), np.array([label[i] for i in ids], np.int64), np.array(ids, object)),
+    )
+
+
+def _sheets(
+    dataset: Dataset, items: dict[str, list[Vertical]], results: dict[str, list[Measured | LeftOut]], e: Evaluate
+) -> Iterator[Sheet]:
+    """The worst queries of every model, with only their own images read."""
+    hits = {}
+    for name, measured in results.items():
+        merged = [r for r in measured if isinstance(r, Measured)]
+        if merged:
+            hits[name] = sheets.worst_queries(items[name], merged[-1], e.sheets, k=NEIGHBOURS, memory_bytes=e.memory_bytes)
+    wanted = {i for found in hits.values() for h in found for i in (h.query_id, *h.neighbour_ids)}
+    pictures: dict[str, tuple[str, bytes]] = {}
+    for part in dataset.parts(e.split):
+        with dataset.images_file(part).open_input() as stream:
+            rows = pq.read_table(
+                stream, columns=["image_id", "product_id", "image"], filters=pc.field("image_id").isin(sorted(wanted))
+            )
+        for row in rows.to_pylist():
+            pictures[row["image_id"]] = (row["product_id"], row["image"])
+    for name, found in hits.items():
+        for h in found:
+            neighbours = [
+                Tile(i, pictures[i][0], score, right, pictures[i][1])
+                for i, score, right in zip(h.neighbour_ids, h.scores, h.right, strict=True)
+            ]
+            yield Sheet(
+                name,
+                h.vertical,
+                Tile(h.query_id, pictures[h.query_id][0], None, None, pictures[h.query_id][1]),
+                neighbours,
+                h.first_rank,
+            )
+
+
+def entry(argv: list[str] | None = None) -> int:
+    """Exit code of the command line; `--models A B C` may be written with blanks."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    if "--models" in args:
+        at = args.index("--models") + 1
+        end = next((i for i in range(at, len(args)) if args[i].startswith("--")), len(args))
+        args[at:end] = [",".join(args[at:end])]
+    return main(EvaluateSettings, measure_models, prog="python -m jobs.evaluate", doc=__doc__, argv=args)
+
+
+if __name__ == "__main__":
+    sys.exit(entry())

@@ -1,0 +1,134 @@
+"""Requests and replies of the HTTP interface, and one clear refusal for each field that is wrong."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from serve.errors import Refusal
+from serve.limits import K_DEFAULT, K_MOST, VECTOR_MOST, VERTICALS_MOST
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+QUERIES = ("image_base64", "vector", "item_id")
+
+
+class SearchOptions(BaseModel):
+    """What a search may ask for besides the query itself."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    k: Annotated[int, Field(ge=1, le=K_MOST)] = Field(K_DEFAULT, description="how many results")
+    verticals: list[str] = Field([], max_length=VERTICALS_MOST, description="only items of these verticals; empty: all")
+    group_by: Literal["product"] | None = Field(None, description="product: at most one item of each product")
+    crop: tuple[Fraction, Fraction, Fraction, Fraction] | None = Field(
+        None, description="x0, y0, x1, y1 of the part of the upright image to search by, as fractions of its width and height"
+    )
+    min_coverage: Fraction = Field(0.0, description="refuse with 503 when a smaller share of the index answers")
+
+    @model_validator(mode="after")
+    def _box(self) -> SearchOptions:
+        if self.crop is not None and not (self.crop[0] < self.crop[2] and self.crop[1] < self.crop[3]):
+            raise ValueError("crop must have x0 < x1 and y0 < y1")
+        return self
+
+
+class JsonSearch(SearchOptions):
+    """A search as JSON: exactly one of image_base64, vector and item_id."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    image_base64: str | None = Field(None, description="JPEG, PNG or WebP, base64")
+    vector: list[float] | None = Field(
+        None, max_length=VECTOR_MOST, description="an embedding of the index's model; any length but zero"
+    )
+    item_id: str | None = Field(None, description="an item of the catalogue; it comes first itself")
+
+    @model_validator(mode="after")
+    def _one(self) -> JsonSearch:
+        given = [name for name in QUERIES if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"give exactly one of {', '.join(QUERIES)}; {len(given)} are given")
+        if self.crop is not None and self.image_base64 is None:
+            raise ValueError("crop goes with an image only")
+        return self
+
+
+class Item(BaseModel):
+    item_id: str
+    product_id: str
+    vertical: str
+    image_url: str
+    attributes: dict[str, str]
+
+
+class Result(Item):
+    score: float = Field(description="cosine similarity, -1 to 1")
+
+
+class Milliseconds(BaseModel):
+    decode: float
+    encode: float
+    search: float
+    total: float
+
+
+class SearchReply(BaseModel):
+    results: list[Result] = Field(description="best first; equal scores by item_id")
+    k: int
+    model: str = Field(description="first 12 digits of the sha256 of the model's weights")
+    index: str = Field(description="version of the index")
+    coverage: float = Field(description="share of the index's items that were searched")
+    milliseconds: Milliseconds
+
+
+class VerticalCounts(BaseModel):
+    name: str
+    items: int
+    products: int
+
+
+class IndexReply(BaseModel):
+    version: str
+    model: str
+    dim: int
+    items: int
+    products: int
+    kind: str
+    shards: int
+    verticals: list[VerticalCounts]
+
+
+class Problem(BaseModel):
+    code: str
+    message: str
+    limit: float | str | None = None
+
+
+class ErrorReply(BaseModel):
+    error: Problem
+
+
+def refusal(error: ValidationError) -> Refusal:
+    """One sentence on the first field that is wrong."""
+    first = error.errors(include_url=False)[0]
+    where = ".".join(str(part) for part in first["loc"])
+    value = repr(first.get("input"))
+    value = value if len(value) <= 60 else f"{value[:57]}..."
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "json_invalid":
+        return Refusal(422, "bad_json", f"The body is not JSON: {message.removeprefix('Invalid JSON: ')}.")
+    if first["type"] == "extra_forbidden":
+        return Refusal(
+            422, "unknown_field", f"There is no field {where[:60]!r}; known are {', '.join(JsonSearch.model_fields)}."
+        )
+    if where == "k":
+        return Refusal(
+            422, "k_out_of_range", f"k = {value} can't be used; it must be an integer from 1 to {K_MOST}.", limit=K_MOST
+        )
+    if not where:
+        code = "bad_crop" if message.startswith("crop") else "one_query_needed" if "exactly one" in message else "bad_body"
+        return Refusal(422, code, f"{message[:1].upper()}{message[1:]}.")
+    code = "bad_crop" if where.startswith("crop") else "bad_vector" if where.startswith("vector") else "bad_field"
+    limit: Any = first.get("ctx", {}).get("max_length")
+    return Refusal(422, code, f"{where} = {value} can't be used: {message}.", limit=limit)

@@ -1,0 +1,105 @@
+import base64
+import copy
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from fashion_dml.evaluation.html import pairs, percent, points, render, rows
+from fashion_dml.evaluation.sheets import Sheet, Tile
+
+EVIL = '"><script>alert(1)</script><img src=x onerror=alert(2)>'
+JPEG = b"\xff\xd8\xff\xe0 not decoded here"
+
+
+class Page(HTMLParser):
+    """Tags with their attributes."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+
+def sheets(name="unified"):
+    query = Tile("q/1.jpg", "P1", None, None, JPEG)
+    found = [Tile(f"n/{i}.jpg", f"P{i}", 0.9 - i / 100, i == 3, JPEG) for i in range(10)]
+    return [Sheet(name, "dresses", query, found, 4), Sheet("other", EVIL, Tile(EVIL, EVIL, None, None, JPEG), found[:2])]
+
+
+@pytest.fixture(scope="module")
+def page(evaluation):
+    return render(evaluation, sheets(), title="Evaluation <test>")
+
+
+def test_loads_nothing(page):
+    assert "://" not in page
+    tags = Page(page).tags
+    assert not [t for t, _ in tags if t in ("link", "iframe", "object", "embed", "base", "form")]
+    for tag, attributes in tags:
+        assert not [a for a in attributes if a.startswith("on")], tag
+        for name in ("src", "href", "srcset", "action"):
+            assert attributes.get(name, "#").startswith(("data:image/jpeg;base64,", "#"))
+    assert [t for t, _ in tags].count("script") == 1
+
+
+def test_policy_allows_exactly_the_one_script(page):
+    import hashlib
+
+    (script,) = re.findall(r"<script>(.*?)</script>", page, re.S)
+    policy = next(a["content"] for t, a in Page(page).tags if a.get("http-equiv") == "Content-Security-Policy")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in policy
+    assert "default-src 'none'" in policy
+
+
+def test_shows_figures_sheets_and_what_was_left_out(page, evaluation):
+    interval = evaluation["models"]["unified"]["merged"]["overall"]["MAP@R"]
+    assert f"<b>{percent(interval['value'])}</b><small>{percent(interval['low'])}–{percent(interval['high'])}</small>" in page
+    assert "differ in dimensions" in page
+    assert "Unified / specialists on separate indexes" in page
+    assert page.count("<svg") == 4
+    assert page.count("✓ 4 right") == 1
+    assert page.count('class="tile wrong"') == 9 + 2
+    assert "first right answer at rank 4" in page
+    assert "cos 0.870" in page
+    assert page.count(base64.b64encode(JPEG).decode()) == 11 + 3
+
+
+def test_ids_are_escaped(evaluation):
+    changed = copy.deepcopy(evaluation)
+    changed["models"][EVIL] = changed["models"].pop("pretrained")
+    changed["dataset"]["name"] = EVIL
+    changed["left_out"][0]["reason"] = EVIL
+    for difference in changed["differences"]:
+        difference["b"] = EVIL
+    page = render(changed, sheets(EVIL), title=EVIL)
+    assert "<script>alert" not in page
+    assert "<img src=x" not in page
+    assert not [a for _, attributes in Page(page).tags for a in attributes if a.startswith("on")]
+
+
+def test_page_without_sheets_or_models():
+    page = render({"models": {}, "dataset": {}, "differences": [], "left_out": []})
+    assert "Worst queries" not in page
+    assert "<svg" not in page
+
+
+def test_rows_mark_the_best_of_each_protocol(evaluation):
+    found = [r for r in rows(evaluation) if r["protocol"] == "separate"]
+    values = [r["cells"][0]["value"] for r in found]
+    assert [r["cells"][0]["best"] for r in found] == [v == max(values) for v in values]
+
+
+def test_pairs_say_what_can_be_told_apart(evaluation):
+    found = pairs(evaluation)
+    assert [p["protocol"] for p in found] == ["separate"] * 6 + ["merged"] * 3
+    for cell in (c for p in found for c in p["cells"].values()):
+        assert cell["told_apart"] == (cell["low"] > 0 or cell["high"] < 0)
+
+
+def test_formats():
+    assert (percent(0.7134), percent(None), points(0.013), points(-0.013), points(None)) == ("71.3", "–", "+1.3", "−1.3", "–")

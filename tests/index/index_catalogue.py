@@ -1,0 +1,78 @@
+"""A small catalogue as arrays, its brute-force answers, and an index version on disk made of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from fashion_dml.index.manifest import KIND, activate, shard_name, version_dir
+from fashion_dml.index.segment import write_segment
+from fashion_dml.storage import Location, write_manifest
+
+VERTICALS = ("bags", "dresses", "shoes")
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """vectors float32 [N, D] unit, attributes int8 [N, 2], and the text columns."""
+
+    vectors: np.ndarray
+    item_ids: list[str]
+    product_ids: list[str]
+    verticals: list[str]
+    attributes: np.ndarray
+
+    @classmethod
+    def random(cls, n: int, dim: int, seed: int, *, distinct: int | None = None) -> Catalogue:
+        """`distinct` vectors only, so that many scores tie."""
+        rng = np.random.default_rng(seed)
+        pool = rng.standard_normal((distinct or n, dim)).astype(np.float32)
+        pool /= np.linalg.norm(pool, axis=1, keepdims=True)
+        products = [int(p) for p in rng.integers(0, max(1, n // 3), n)]
+        return cls(
+            pool[rng.integers(0, len(pool), n)] if distinct else pool,
+            [f"item:{i:04d}" for i in rng.permutation(n)],
+            [f"p{p}" for p in products],
+            [VERTICALS[(p + (i % 5 == 0)) % len(VERTICALS)] for i, p in enumerate(products)],  # some products in two verticals
+            rng.integers(-1, 2, (n, 2)).astype(np.int8),
+        )
+
+    def brute(
+        self, query: np.ndarray, k: int, verticals: list[str] | None = None, grouped: bool = False
+    ) -> list[tuple[str, float]]:
+        """(item_id, score) of the true neighbours, by the plainest means."""
+        scores = (self.vectors.astype(np.float64) * query.astype(np.float64)).sum(1).astype(np.float32)
+        rows = [i for i in range(len(self.item_ids)) if verticals is None or self.verticals[i] in verticals]
+        rows.sort(key=lambda i: (-scores[i], self.item_ids[i]))
+        if grouped:
+            seen: set[str] = set()
+            rows = [i for i in rows if not (self.product_ids[i] in seen or seen.add(self.product_ids[i]))]  # type: ignore[func-returns-value]
+        return [(self.item_ids[i], float(scores[i])) for i in rows[:k]]
+
+    def write(self, index: Location, version: str, *, shards: int = 1, kind: str = "flat", model: str = "a" * 64) -> None:
+        """Make it an index version, products spread over shards, and CURRENT."""
+        directory, files, sizes, counts = version_dir(index, version), {}, [], {}
+        for shard in range(shards):
+            rows = [i for i, p in enumerate(self.product_ids) if int(p[1:]) % shards == shard]
+            place = Path((directory / shard_name(shard)).path)
+            place.mkdir(parents=True)
+            found = write_segment(
+                place, vectors=self.vectors[rows], item_ids=[self.item_ids[i] for i in rows], kind=kind,
+                product_ids=[self.product_ids[i] for i in rows], verticals=[self.verticals[i] for i in rows],
+                attributes=self.attributes[rows], thumbnails=[f"jpeg of {self.item_ids[i]}".encode() for i in rows],
+            )  # fmt: skip
+            for vertical, numbers in found.counts.items():
+                total = counts.setdefault(vertical, {"items": 0, "products": 0})
+                for name, value in numbers.items():
+                    total[name] += value
+            sizes.append(len(rows))
+            for file in place.iterdir():
+                files[f"{shard_name(shard)}/{file.name}"] = {"sha256": Location.of(file).sha256(), "bytes": file.stat().st_size}
+        write_manifest(
+            directory, kind=KIND, config={}, inputs={}, seconds=0, model=model, dim=self.vectors.shape[1], index=kind,
+            shards=sizes,
+            products=len({*self.product_ids}), verticals=counts, attributes=["colour=Black", "pattern=Solid"], files=files,
+        )  # fmt: skip
+        activate(index, version)

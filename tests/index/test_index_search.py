@@ -1,0 +1,119 @@
+"""Search, filters and grouping give what brute force gives."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from index_catalogue import VERTICALS, Catalogue
+
+from fashion_dml.index.merge import merge
+from fashion_dml.index.shard import Shard
+from fashion_dml.storage import Location, UserError
+
+
+def answers(
+    shards: list[Shard], query: np.ndarray, k: int, verticals: list[str] | None, grouped: bool
+) -> list[tuple[str, float]]:
+    parts = [s.find(query[None], k, verticals, grouped)[0] for s in shards]
+    found = merge(parts, k, group_by_product=grouped)
+    return list(zip(found.item_ids, map(float, found.scores), strict=True))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    n=st.integers(1, 150), dim=st.sampled_from([2, 5, 16]), seed=st.integers(0, 9999), k=st.integers(1, 40),
+    shards=st.integers(1, 3), distinct=st.sampled_from([None, 1, 4]), grouped=st.booleans(),
+    verticals=st.none() | st.lists(st.sampled_from(VERTICALS), min_size=1, max_size=3), queries=st.integers(1, 9),
+)  # fmt: skip
+def test_equals_brute_force(n, dim, seed, k, shards, distinct, grouped, verticals, queries):
+    catalogue = Catalogue.random(n, dim, seed, distinct=distinct)
+    rng = np.random.default_rng(seed + 1)
+    asked = rng.standard_normal((queries, dim)).astype(np.float32)
+    asked /= np.linalg.norm(asked, axis=1, keepdims=True)
+    asked[0] = catalogue.vectors[0]
+    known = sorted(set(catalogue.verticals))
+    verticals = None if verticals is None else [v for v in verticals if v in known] or known[:1]
+    with tempfile.TemporaryDirectory() as place:
+        index = Location.of(place)
+        catalogue.write(index, "v1", shards=shards)
+        opened = [Shard.open(index, "v1", s) for s in range(shards)]
+        batches = [s.find(asked, k, verticals, grouped) for s in opened]
+        for i, query in enumerate(asked):
+            expected = catalogue.brute(query, k, verticals, grouped)
+            assert answers(opened, query, k, verticals, grouped) == expected
+            whole = merge([b[i] for b in batches], k, group_by_product=grouped)
+            assert list(zip(whole.item_ids, map(float, whole.scores), strict=True)) == expected  # a batch changes nothing
+
+
+@pytest.fixture(scope="module")
+def catalogue() -> Catalogue:
+    return Catalogue.random(3000, 32, 7)
+
+
+def test_fp16_is_close_and_half_the_size(tmp_path: Path, catalogue: Catalogue):
+    index = Location.of(tmp_path)
+    catalogue.write(index, "full")
+    catalogue.write(index, "half", kind="flat_fp16")
+    sizes = {v: (tmp_path / "versions" / v / "shard-00000" / "vectors.faiss").stat().st_size for v in ("full", "half")}
+    assert sizes["half"] < 0.52 * sizes["full"]
+    shard = Shard.open(index, "half", 0)
+    recall = 0
+    for query in catalogue.vectors[:50]:
+        found = shard.find(query[None], 10, ["bags", "shoes"])[0]
+        expected = dict(catalogue.brute(query, 10, ["bags", "shoes"]))
+        recall += len(set(found.item_ids) & set(expected))
+        for item_id, score in zip(found.item_ids, found.scores, strict=True):
+            assert abs(score - expected.get(item_id, score)) < 2e-3
+    assert recall >= 0.97 * 500
+
+
+def test_items_by_row_and_id(tmp_path: Path, catalogue: Catalogue):
+    index = Location.of(tmp_path)
+    catalogue.write(index, "v1")
+    shard = Shard.open(index, "v1", 0)
+    for i in range(0, 3000, 97):
+        item_id = catalogue.item_ids[i]
+        row = shard.row_of(item_id)
+        found = shard.items(np.array([row]), np.zeros(1))
+        assert (found.item_ids, found.product_ids, found.verticals) == (
+            [item_id],
+            [catalogue.product_ids[i]],
+            [catalogue.verticals[i]],
+        )
+        assert found.attributes.tolist() == [catalogue.attributes[i].tolist()]
+        assert shard.vector(row).tolist() == catalogue.vectors[i].tolist()
+        assert shard.thumbnail(row) == f"jpeg of {item_id}".encode()
+    assert [shard.row_of(missing) for missing in ("", "a", "item:00001", "zzz")] == [-1] * 4
+
+
+def test_a_shard_without_rows_answers_nothing(tmp_path: Path):
+    one = Catalogue.random(1, 4, 0)
+    index = Location.of(tmp_path)
+    one.write(index, "v1", shards=2)  # product p0: shard 1 stays empty
+    empty = Shard.open(index, "v1", 1)
+    assert empty.find(one.vectors, 3)[0].item_ids == []
+    assert empty.row_of(one.item_ids[0]) == -1
+    parts = [Shard.open(index, "v1", 0).find(one.vectors, 3)[0], empty.find(one.vectors, 3)[0]]
+    assert merge(parts, 3).item_ids == one.item_ids
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"queries": np.zeros((1, 31), np.float32)}, r"float32 \[Q, 32\]"),
+        ({"queries": np.full((1, 32), np.nan, np.float32)}, "NaN"),
+        ({"k": 0}, "at least 1"),
+        ({"verticals": ["hats"]}, "'hats'; known are bags, dresses, shoes"),
+    ],
+)
+def test_bad_questions_are_refused(tmp_path: Path, catalogue: Catalogue, change, says):
+    index = Location.of(tmp_path)
+    catalogue.write(index, "v1")
+    asked = {"queries": catalogue.vectors[:1], "k": 3, "verticals": None} | change
+    with pytest.raises(UserError, match=says):
+        Shard.open(index, "v1", 0).search(**asked)

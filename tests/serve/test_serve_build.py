@@ -1,0 +1,109 @@
+"""jobs.build_index and what the service refuses to start with."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from fashion_dml.index.manifest import activate, current, index_root, load, versions
+from fashion_dml.index.shard import Shard
+from fashion_dml.storage import Location, UserError
+from jobs.build_index import build, entry, thumbnail
+from serve.app import matching, read_settings
+
+pytestmark = pytest.mark.serve
+
+
+@pytest.fixture
+def index(settings, built) -> Location:
+    return index_root(Location.of(settings.workspace))
+
+
+def test_the_index_holds_the_dataset(settings, built, index, photos):
+    manifest = load(index, built["version"])
+    assert (built["items"], manifest.items, built["built"]) == (len(photos), len(photos), True)
+    held = [shard for n in range(2) if (shard := Shard.open(index, built["version"], n))]
+    for photo in photos:
+        assert sum(shard.row_of(photo.item_id) >= 0 for shard in held) == 1
+    report = json.loads((Path(settings.workspace) / "reports" / "build_index.json").read_text())
+    assert report["version"] == built["version"]
+    assert not (Path(index.path) / "versions" / built["version"] / "receipts").exists()
+
+
+def test_an_unchanged_index_is_kept(settings, built, index):
+    before = sorted(f.path for f in index.walk())
+    again = build(settings)
+    assert (again["built"], again["version"]) == (False, built["version"])
+    assert sorted(f.path for f in index.walk()) == before
+
+
+def test_an_interrupted_build_goes_on(settings, built, index):
+    """Losing the manifest, as a kill before publishing does, costs the missing shard only."""
+    directory = Path(index.path) / "versions" / built["version"]
+    manifest = json.loads((directory / "manifest.json").read_text())
+    try:
+        other = settings.model_copy(update={"index": settings.index.model_copy(update={"kind": "flat_fp16"})})
+        half = build(other)
+        place = Path(index.path) / "versions" / half["version"]
+        listed = json.loads((place / "manifest.json").read_text())
+        kept = (place / "shard-00000" / "vectors.faiss").stat().st_ino
+        receipt = {
+            "files": {k: v for k, v in listed["files"].items() if k.startswith("shard-00000")},
+            "items": listed["shards"][0], "products": 9,
+            "verticals": {v: {"items": 0, "products": 0} for v in listed["verticals"]},
+        }  # fmt: skip
+        (place / "manifest.json").unlink()
+        (place / "receipts").mkdir()
+        (place / "receipts" / "shard-00000.json").write_text(json.dumps(receipt))
+        again = build(other)
+        assert (again["version"], again["built"]) == (half["version"], True)
+        assert (place / "shard-00000" / "vectors.faiss").stat().st_ino == kept
+        assert load(index, half["version"]).files == listed["files"]
+        assert {built["version"], half["version"]} <= set(versions(index))
+    finally:
+        activate(index, built["version"])
+    assert json.loads((directory / "manifest.json").read_text()) == manifest
+    assert current(index) == built["version"]
+
+
+def test_too_many_shards(settings, built, capsys):
+    shards = ["--workspace", settings.workspace, "--index.shards", "9"]
+    assert entry(shards) == 2
+    assert "index.shards = 9" in capsys.readouterr().err
+
+
+def test_missing_dataset(tmp_path, capsys):
+    assert entry(["--workspace", str(tmp_path)]) == 2
+    assert "jobs.ingest" in capsys.readouterr().err
+
+
+def test_thumbnails_are_not_encoded_twice(photos):
+    assert thumbnail(photos[0].data, 64, 96, 96) is photos[0].data
+    assert len(thumbnail(photos[0].data, 64, 96, 48)) < len(photos[0].data)
+
+
+def test_an_index_of_another_model_is_refused(settings, built, index):
+    file = Path(index.path) / "versions" / built["version"] / "manifest.json"
+    good = file.read_text()
+    try:
+        file.write_text(json.dumps(json.loads(good) | {"model": "f" * 64}))
+        with pytest.raises(UserError, match="made by model ffffffffffff"):
+            matching(Location.of(settings.workspace))
+    finally:
+        file.write_text(good)
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        ({}, "needs workspace"),
+        ({"workspace": "w", "replicas": "2"}, "no setting 'serve.replicas'"),
+        ({"workspace": "w", "port": "99999"}, "serve.port"),
+        ({"workspace": "w", "config": "/nowhere.yaml"}, "can't be read"),
+    ],
+)
+def test_bad_arguments_are_refused(args, says):
+    with pytest.raises(UserError, match=says):
+        read_settings(args)

@@ -1,0 +1,73 @@
+"""A shard actor's death: the other replica answers; without one, coverage tells it; and the shard comes back."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+import ray
+from ray.util import list_named_actors
+from serve_helpers import until
+
+from serve.shards import actor_name
+
+pytestmark = pytest.mark.serve
+
+
+def find_actor(shard: int, replica: int):
+    """The actor under its present name; None while it is away."""
+    for entry in list_named_actors(all_namespaces=True):
+        if entry["name"].endswith(f"::{actor_name(shard, replica)}"):
+            return ray.get_actor(entry["name"], namespace=entry["namespace"])
+    return None
+
+
+def describe(shard: int, replica: int) -> dict | None:
+    actor = find_actor(shard, replica)
+    try:
+        return actor and ray.get(actor.describe.remote(), timeout=10)
+    except (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError, ValueError):
+        return None
+
+
+def search(client, photo, **more):
+    return client.post("/v1/search", json={"item_id": photo.item_id, "k": 200} | more)
+
+
+def test_shards_hold_their_rows_without_torch(client, photos):
+    found = [describe(shard, replica) for shard in range(2) for replica in range(2)]
+    assert sum(f["rows"] for f in found[::2]) == sum(f["rows"] for f in found[1::2]) == len(photos)
+    assert not any(f["imports_torch"] for f in found)
+    assert len({f["pid"] for f in found}) == 4
+
+
+def test_one_replica_dies_and_nobody_notices(client, photos):
+    whole = search(client, photos[0]).json()["results"]
+    victim = describe(0, 1)["pid"]
+    os.kill(victim, signal.SIGKILL)
+    for _ in range(20):
+        reply = search(client, photos[0], min_coverage=1.0)
+        assert reply.status_code == 200, reply.text
+        assert reply.json()["results"] == whole
+    assert until(lambda: describe(0, 1))["pid"] != victim
+
+
+def test_both_replicas_die_and_coverage_tells(client, photos):
+    dead = [describe(1, replica) for replica in range(2)]
+    share = 1 - dead[0]["rows"] / len(photos)
+    vector = [1.0] + [0.0] * 31
+    for actor in dead:
+        os.kill(actor["pid"], signal.SIGKILL)
+    partial = client.post("/v1/search", json={"vector": vector, "k": 200})
+    assert partial.status_code == 200
+    assert partial.json()["coverage"] == pytest.approx(share)
+    assert len(partial.json()["results"]) == len(photos) - dead[0]["rows"]
+    strict = client.post("/v1/search", json={"vector": vector, "min_coverage": 1.0})
+    assert (strict.status_code, strict.json()["error"]["code"]) == (503, "low_coverage")
+    assert strict.headers["retry-after"]
+    assert client.get("/v1/items/nobody").status_code == 503  # it may be in the shard that is away
+    assert client.get("/readyz").status_code == 503
+    until(lambda: client.get("/readyz").status_code == 200)
+    assert client.post("/v1/search", json={"vector": vector, "k": 200}).json()["coverage"] == 1.0
+    until(lambda: all(describe(1, replica) for replica in range(2)))
