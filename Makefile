@@ -38,4 +38,4 @@ lint: install  ## ruff, mypy, and the layers of the house
 	$(BIN)/lint-imports
 
 constraints: install  ## write the installed versions to constraints.txt
-	$(BIN)/python -m pip freeze --exclude-editable | sort -f > constraints.txt
+	(echo "# Versions that installs repeat: written by \`make constraints\`."; $(BIN)/python -m pip freeze --exclude-editable | sort -f) > constraints.txt

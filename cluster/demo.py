@@ -112,15 +112,14 @@ def submit(env: dict[str, str], dashboard: str, arguments: list[str]) -> int:
 
 
 def serve(env: dict[str, str], address: str, workspace: str, port: int) -> int:
-    """`serve run` until Ctrl-C."""
-    print(f"\nThe search page comes up at http://127.0.0.1:{port} (Ctrl-C ends it)\n", flush=True)
-    command = [str(BIN / "serve"), "run", "--address", address, "serve.app:build", f"workspace={workspace}", f"port={port}"]
-    process = subprocess.Popen(command, env=env, cwd=ROOT)
+    """The search page until Ctrl-C, which reaches the service too: it takes itself down."""
+    command = [sys.executable, "-m", "jobs.serve", "--workspace", workspace, "--serve.port", str(port)]
+    process = subprocess.Popen(command, env={**env, "RAY_ADDRESS": address}, cwd=ROOT)
     try:
         return process.wait()
-    except KeyboardInterrupt:
-        process.wait(60)
-        return 0
+    except (KeyboardInterrupt, SystemExit):
+        process.terminate()
+        return process.wait(60)
 
 
 def main() -> int:

@@ -271,7 +271,7 @@ class JobSettings(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True)
 
     workspace: str = Field("workspace", description="directory or URI (s3://, gs://) under which all results go")
-    seed: int = Field(0, description="every random choice derives from it")
+    seed: Annotated[int, Field(ge=0, lt=1 << 63)] = Field(0, description="every random choice derives from it")
 
 
 class Settings(JobSettings):
@@ -296,11 +296,10 @@ S = TypeVar("S", bound=JobSettings)
 def read_config(file: str) -> dict[str, Any]:
     """The sections of a YAML file; unknown top-level names are refused."""
     try:
-        text = Path(file).read_text()
-    except OSError as error:
-        raise UserError(
-            f"The config file {file!r} can't be read ({error.strerror}); give --config an existing YAML file."
-        ) from error
+        text = Path(file).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise UserError(f"The config file {file!r} can't be read ({reason}); give --config an existing YAML file.") from error
     try:
         sections = yaml.safe_load(text) or {}
     except yaml.YAMLError as error:
@@ -309,12 +308,12 @@ def read_config(file: str) -> dict[str, Any]:
         raise UserError(
             f"The config file {file!r} holds {type(sections).__name__}, not sections like `data:` with settings below."
         )
-    unknown = sorted(set(sections) - set(Settings.model_fields))
+    unknown = sorted(map(str, set(sections) - set(Settings.model_fields)))
     if unknown:
         raise UserError(
             f"The config file {file!r} has the unknown section {unknown[0]!r}; known are {', '.join(Settings.model_fields)}."
         )
-    return sections
+    return {name: values for name, values in sections.items() if values is not None}  # a section may stand there empty
 
 
 def load_settings(cls: type[S], argv: list[str], *, prog: str, doc: str) -> S:
@@ -330,7 +329,10 @@ def load_settings(cls: type[S], argv: list[str], *, prog: str, doc: str) -> S:
         node = values
         *sections, leaf = dotted.split(".")
         for section in sections:
-            node = node.setdefault(section, {})
+            node[section] = {} if node.get(section) is None else node[section]
+            node = node[section]
+            if not isinstance(node, dict):
+                raise UserError(f"The section {section!r} of {config_file!r} is {node!r}; it must hold settings like `{leaf}:`.")
         node[leaf] = value
     return validate(cls, values)
 

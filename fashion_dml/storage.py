@@ -115,8 +115,11 @@ class Location:
         """An output stream; the file appears whole when the block ends, and not at all if it fails."""
         self.filesystem.create_dir(self.parent.path, recursive=True)
         if not self.is_local:  # an object store shows a file only when its upload has been closed
-            with self.filesystem.open_output_stream(self.path) as stream:
-                yield stream
+            with tempfile.TemporaryFile() as whole:  # closing an upload halfway would publish the half
+                yield whole
+                whole.seek(0)
+                with self.filesystem.open_output_stream(self.path) as stream:
+                    shutil.copyfileobj(whole, stream, 1 << 20)
             return
         aside = f"{self.path}.{uuid.uuid4().hex[:8]}.partial"
         try:
@@ -182,6 +185,8 @@ def read_manifest(directory: Location) -> dict[str, Any] | None:
         manifest: dict[str, Any] = file.read_json()
     except ValueError as error:
         raise UserError(f"{file} is not JSON ({error}); delete {directory} and run its job again.") from error
+    if not isinstance(manifest, dict):
+        raise UserError(f"{file} holds no manifest; delete {directory} and run its job again.")
     schema = manifest.get("schema")
     if not isinstance(schema, int) or schema > SCHEMA_VERSION:
         raise UserError(

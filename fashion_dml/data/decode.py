@@ -15,6 +15,11 @@ from PIL import Image, UnidentifiedImageError
 FORMATS = ("JPEG", "PNG", "WEBP")
 MAX_PIXELS = 40_000_000
 GROUND = 255
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM, 5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_90,
+}  # fmt: skip
+"""What makes an image of each EXIF orientation upright."""
 
 
 class UnreadableImage(ValueError):
@@ -36,9 +41,10 @@ def open_image(data: bytes) -> Image.Image:
         raise
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UnreadableImage(f"the bytes are not a readable {', '.join(FORMATS)} image") from error
-    turn = {3: Image.Transpose.ROTATE_180, 6: Image.Transpose.ROTATE_270, 8: Image.Transpose.ROTATE_90}.get(orientation)
-    if turn is not None:
-        image = image.transpose(turn)
+    if orientation in TURNS:
+        image = image.transpose(TURNS[orientation])
+    if image.mode.startswith("I;16"):  # 16-bit grey, which convert() would clip to white
+        image = Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         rgba = image.convert("RGBA")
         ground = Image.new("RGBA", rgba.size, (GROUND, GROUND, GROUND, 255))
@@ -48,7 +54,7 @@ def open_image(data: bytes) -> Image.Image:
 
 def to_rgb(data: bytes) -> Image.Image:
     """Like open_image, by the fast path where the bytes are a plain JPEG (as every stored image is)."""
-    if data[:3] == b"\xff\xd8\xff" and b"Exif" not in data[:64]:
+    if data[:3] == b"\xff\xd8\xff" and data.find(b"Exif\0", 0, 1 << 16) < 0:
         try:
             height, width, space, _ = simplejpeg.decode_jpeg_header(data)
             if space in ("YCbCr", "Gray") and width * height <= MAX_PIXELS:

@@ -225,21 +225,28 @@ class Plan:
             if sizes[pools[vertical]].sum() < units:
                 shared += pools[vertical]
             else:
-                yield from self._fill(pools[vertical])
+                yield from self._fill(pools[vertical], sizes, units)
         if shared:
-            yield from self._fill(shared)
+            yield from self._fill(shared, sizes, units)
 
-    def _fill(self, groups: list[int]) -> Iterator[list[int]]:
-        """Row groups in order, cut into windows of about `window_images`, all of about the same size."""
+    def _fill(self, groups: list[int], sizes: np.ndarray, units: int) -> Iterator[list[int]]:
+        """Row groups in order, cut into windows of about `window_images`, all of about the same size.
+
+        A window holds a full batch, however small `window_images` is: the rest that doesn't joins the window before it.
+        """
         total = int(self.group_images[groups].sum())
         target = total / max(1, round(total / self.settings.window_images))
+        windows: list[list[int]] = []
         window: list[int] = []
         filled, done = 0, 1
         for g in groups:
             window.append(g)
             filled += int(self.group_images[g])
-            if filled >= done * target - 1e-6:
-                yield window
+            if filled >= done * target - 1e-6 and sizes[window].sum() >= units:
+                windows.append(window)
                 window, done = [], done + 1
-        if window:
-            yield window
+        if window and windows and sizes[window].sum() < units:
+            windows[-1] += window
+        elif window:
+            windows.append(window)
+        return windows

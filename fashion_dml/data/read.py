@@ -38,15 +38,7 @@ def read_window(plan: Plan, window: Window, sources: Sources) -> Iterator[pa.Tab
         part = Part(sources.split, plan.verticals[vertical], shard)
         images.append(_row_group(Location.of(sources.images) / part.relative, row_group, ["image", "label", "image_id"]))
         if sources.targets is not None:
-            found = _row_group(
-                Location.of(sources.targets[part.vertical]) / part.relative, row_group, ["image_id", "embedding"]
-            )
-            if not found["image_id"].equals(images[-1]["image_id"]):
-                raise UserError(
-                    f"The teacher embeddings of {part.relative}, row group {row_group}, are not those of the dataset's images: "
-                    f"run `python -m jobs.embed` again."
-                )
-            targets.append(found["embedding"])
+            targets.append(_teacher(Location.of(sources.targets[part.vertical]), part, row_group, images[-1]["image_id"]))
     table = pa.concat_tables(images).combine_chunks()
     if targets:
         table = table.append_column("target", pa.chunked_array([c for t in targets for c in t.chunks]))
@@ -57,6 +49,20 @@ def read_window(plan: Plan, window: Window, sources: Sources) -> Iterator[pa.Tab
         for name, value in (("epoch", window.epoch), ("step", window.first_step + b), ("lane", window.lane), ("size", n)):
             batch = batch.append_column(name, pa.array(np.full(n, value, np.int32)))
         yield batch
+
+
+def _teacher(embeddings: Location, part: Part, row_group: int, image_ids: pa.ChunkedArray) -> pa.ChunkedArray:
+    """The targets of a row group of images, from the same place of the embeddings."""
+    try:
+        found = _row_group(embeddings / part.relative, row_group, ["image_id", "embedding"])
+    except (FileNotFoundError, pa.ArrowInvalid):  # no such file, no such row group
+        found = None
+    if found is None or not found["image_id"].equals(image_ids):
+        raise UserError(
+            f"The teacher embeddings of {part.relative}, row group {row_group}, are not those of the dataset's images: "
+            f"run `python -m jobs.embed` again."
+        )
+    return found["embedding"]
 
 
 def _row_group(file: Location, row_group: int, columns: list[str]) -> pa.Table:

@@ -135,7 +135,7 @@ def _pixels(table: pa.Table, height: int, width: int) -> pa.Table:
     """The table with decoded pixels (one binary value a row) in place of encoded bytes, for decoding in tasks."""
     pixels, shown, corrupt = decode_batch(table, height, width)
     data = pa.array([p.tobytes() for p in pixels], pa.binary())
-    bad = pa.array([i in corrupt for i in table["image_id"].to_pylist()])
+    bad = pa.array([i if i in corrupt else "" for i in table["image_id"].to_pylist()])
     moved = table.take(pa.array(shown)) if corrupt else table
     at = moved.column_names.index("image")
     return moved.set_column(at, "image", data).append_column("corrupt", bad)
@@ -232,7 +232,7 @@ def _tensors(group: list[pa.Table], settings: Data, in_tasks: bool) -> Batch:
         if in_tasks:
             flat = np.frombuffer(b"".join(table["image"].to_pylist()), np.uint8)
             pixels = flat.reshape(table.num_rows, settings.height, settings.width, 3)
-            corrupt += [i for i, bad in zip(table["image_id"].to_pylist(), table["corrupt"].to_pylist(), strict=True) if bad]
+            corrupt += [i for i in table["corrupt"].to_pylist() if i]
         else:
             pixels, shown, bad = decode_batch(table, settings.height, settings.width)
             if bad:

@@ -34,9 +34,9 @@ class TripletLoss(nn.Module):
                 return self._batch_hard(distance, same)
             anchor, positive = torch.nonzero(same & ~torch.eye(len(x), dtype=torch.bool, device=x.device), as_tuple=True)
             violation = self.margin + distance[anchor, positive][:, None] - distance[anchor]
-            counted = (violation > 0) & ~same[anchor]
+            counted = ~(violation <= 0) & ~same[anchor]  # so written, NaN counts: a diverged model must not read as loss 0
             if self.mining == "semi-hard":
-                counted &= violation < self.margin  # d_an > d_ap
+                counted &= ~(violation >= self.margin)  # d_an > d_ap
             return self._mean(violation, counted)
 
     def _batch_hard(self, distance: Tensor, same: Tensor) -> dict[str, Tensor]:
@@ -45,7 +45,7 @@ class TripletLoss(nn.Module):
         farthest = distance.masked_fill(~same | itself, -1).amax(1)
         nearest = distance.masked_fill(same, 5).amin(1)
         violation = self.margin + farthest - nearest
-        return self._mean(violation, (violation > 0) & has_both)
+        return self._mean(violation, ~(violation <= 0) & has_both)
 
     @staticmethod
     def _mean(violation: Tensor, counted: Tensor) -> dict[str, Tensor]:

@@ -27,7 +27,7 @@ class Embedder(nn.Module):
         super().__init__()
         self.settings, self.height, self.width = settings, height, width
         self.trunk = create_trunk(settings.trunk, settings.weights, height, width)
-        features = int(self.trunk.num_features)  # type: ignore[arg-type]
+        features = int(self.trunk.head_hidden_size)  # type: ignore[arg-type]  # of the pooled output
         self.dim = features if headless else settings.dim
         self.head: nn.Module = nn.Identity() if headless else nn.Linear(features, settings.dim)
         cfg: dict[str, Any] = self.trunk.pretrained_cfg  # type: ignore[assignment]

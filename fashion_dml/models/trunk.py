@@ -25,7 +25,7 @@ FIXED_SIZE = ("vit_", "deit", "swin", "beit", "eva")  # trunks whose position em
 
 
 def create_trunk(name: str, weights: str, height: int, width: int) -> nn.Module:
-    """A trunk that maps [B, 3, H, W] to pooled features [B, F]; `trunk.num_features` is F.
+    """A trunk that maps [B, 3, H, W] to pooled features [B, F]; `trunk.head_hidden_size` is F.
 
     weights: "auto" (package, else hub), "none", or a .safetensors file. Raises UserError if they can't be had.
     """

@@ -108,6 +108,8 @@ def _rows(data: bytes, settings: Ingest, origin: str) -> pa.Table:
     columns = settings.columns
     try:
         header = pacsv.open_csv(io.BytesIO(data)).schema.names
+        if twice := sorted(n for n in set(header) if header.count(n) > 1):
+            raise UserError(f"{origin} has two columns {twice[0]!r}; rename or remove one.")
         table = pacsv.read_csv(
             io.BytesIO(data),
             convert_options=pacsv.ConvertOptions(column_types={n: pa.string() for n in header}, strings_can_be_null=False),

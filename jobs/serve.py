@@ -1,0 +1,54 @@
+"""Serve search over a workspace's live index until Ctrl-C: HTTP endpoint and search page.
+
+    python -m jobs.serve --workspace workspace --serve.port 8000
+
+Joins the cluster that RAY_ADDRESS names, else starts Ray on this machine. For a service that outlives its terminal use
+`serve deploy serve/config/laptop.yaml`.
+"""
+
+from __future__ import annotations
+
+import signal
+import socket
+import sys
+import threading
+
+from ray import serve as ray_serve
+
+from fashion_dml.config import JobSettings, Serve
+from fashion_dml.storage import UserError
+from jobs.common import connect, console, main
+from serve.app import start
+
+
+class ServeSettings(JobSettings):
+    """Sections that this job reads."""
+
+    serve: Serve = Serve()
+
+
+def serve(settings: ServeSettings) -> None:
+    """Start the service, say where it is, and take it down on SIGINT or SIGTERM."""
+    s = settings.serve
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((s.host, s.port))
+        except OSError as error:
+            raise UserError(
+                f"Nothing can listen on {s.host}:{s.port} ({error.strerror}); choose another --serve.port."
+            ) from error
+    connect()
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    try:
+        url = start({"workspace": settings.workspace, **s.model_dump(mode="json")})
+        console.print(f"search page {url}   API {url}/docs   Ctrl-C ends it")
+        stop.wait()
+    finally:
+        ray_serve.shutdown()
+
+
+if __name__ == "__main__":
+    sys.exit(main(ServeSettings, serve, prog="python -m jobs.serve", doc=__doc__))
