@@ -100,6 +100,11 @@ class Location:
             if i.type == pafs.FileType.File
         ]
 
+    def sizes(self) -> dict[str, int]:
+        """Path below this directory -> bytes, of all files below it."""
+        found = self.filesystem.get_file_info(pafs.FileSelector(self.path, recursive=True, allow_not_found=True))
+        return {i.path.removeprefix(self.path).lstrip("/"): int(i.size) for i in found if i.type == pafs.FileType.File}
+
     def open_input(self) -> Any:
         return self.filesystem.open_input_file(self.path)
 
@@ -215,8 +220,9 @@ def require_manifest(directory: Location, *, made_by: str) -> dict[str, Any]:
 
 
 def manifest_sha256(directory: Location) -> str:
-    """Digest of the manifest file: stands for the whole complete result in another result's `inputs`."""
-    return (directory / MANIFEST).sha256()
+    """Digest of the manifest but for its seconds: stands for the whole complete result in another result's `inputs`."""
+    manifest = (directory / MANIFEST).read_json()
+    return sha256_json({k: v for k, v in manifest.items() if k != "seconds"})
 
 
 @contextlib.contextmanager

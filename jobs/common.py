@@ -43,7 +43,8 @@ def user_error(error: BaseException) -> UserError | None:
         if current is None or id(current) in seen:
             continue
         seen.add(id(current))
-        if isinstance(current, UserError):
+        # Ray's wrapper is an instance of its cause's class too, but its text is a traceback.
+        if isinstance(current, UserError) and not isinstance(current, ray.exceptions.RayTaskError):
             return current
         stack += [current.__cause__, current.__context__, getattr(current, "cause", None)]
         stack += list((getattr(current, "worker_failures", None) or {}).values())

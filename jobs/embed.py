@@ -14,7 +14,7 @@ import time
 from fashion_dml.config import Embed
 from fashion_dml.data.schema import Dataset
 from fashion_dml.inference.embed import EmbedRequest, ensure_embeddings
-from fashion_dml.storage import Location, UserError, require_manifest
+from fashion_dml.storage import Location, UserError, manifest_sha256, read_manifest, require_manifest
 from fashion_dml.training.loop import finished
 from fashion_dml.training.specialists import TrainSettings, assignments
 from fashion_dml.training.teachers import Teacher, write_teachers
@@ -49,6 +49,14 @@ def embed(settings: EmbedSettings) -> list[Teacher]:
         teachers.append(
             Teacher(vertical, name, str(directory), manifest["sha256"], str(found[str(directory)]), manifest["dim"])
         )
+    known = read_manifest(workspace / "teachers")
+    if (
+        known is not None
+        and known["teachers"] == [vars(t) for t in teachers]
+        and known["inputs"]["dataset"] == manifest_sha256(dataset.location)
+    ):
+        console.print(f"{workspace / 'teachers'} is complete and unchanged")
+        return teachers
     write_teachers(workspace, teachers, settings.embed.model_dump(mode="json"), time.monotonic() - started)
     write_report(settings.workspace, "embed", settings, started, teachers=[vars(t) for t in teachers])
     console.print(f"{len(teachers)} verticals have teacher embeddings")

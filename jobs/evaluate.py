@@ -53,13 +53,20 @@ def chosen_models(settings: EvaluateSettings, dataset: Dataset, verticals: list[
     if settings.models:
         return {_name(m): dict.fromkeys(verticals, m) for m in settings.models}
     workspace = Location.of(settings.workspace)
-    models = {"pretrained": dict.fromkeys(verticals, f"timm:{settings.model.trunk}")}
+    models = {}
+    if settings.model.weights == "none":
+        console.print("model.weights = none: there is no pretrained trunk to compare with")
+    else:
+        file = "" if settings.model.weights == "auto" else f"@{settings.model.weights}"
+        models["pretrained"] = dict.fromkeys(verticals, f"timm:{settings.model.trunk}{file}")
     if read_manifest(workspace / "teachers") is not None:
         teachers = read_teachers(workspace, verticals)
         models["specialists"] = {v: teachers[v].model for v in verticals}
     for name, directory in ((JOINT, workspace / "specialists" / JOINT / "model"), ("unified", workspace / "unified" / "model")):
         if read_manifest(directory) is not None:
             models[name] = dict.fromkeys(verticals, str(directory))
+    if not models:
+        raise UserError(f"There is no model in {workspace}: run `python -m jobs.train_specialists` first, or give --models.")
     return models
 
 

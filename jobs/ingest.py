@@ -48,7 +48,7 @@ def read_source(settings: IngestSettings) -> tuple[pa.Table, Reader, dict[str, s
         if not settings.source:
             raise UserError("The kind folder needs --source: a folder or an uncompressed tar with a CSV and images.")
         rows, reader, inputs = read_folder(settings.source, settings.ingest)
-        return rows, reader, inputs, next(iter(inputs))
+        return rows, reader, inputs, settings.source
     if settings.kind == "generated":
         rows, reader = read_generated(settings.ingest.generated, settings.seed)
         return rows, reader, {}, "the generated catalogue"

@@ -20,8 +20,8 @@ from fashion_dml.data.sources.generated.source import read_generated
 from fashion_dml.storage import Location
 
 SMALL = Ingest(
-    generated=Generated(products_per_vertical=12, verticals=2, max_variants=4, image_height=48, image_width=32),
-    short_side=32, shards=2, min_row_groups=6,
+    generated=Generated(products_per_vertical=24, verticals=2, max_variants=4, image_height=48, image_width=32),
+    short_side=32, shards=2, min_row_groups=8,
 )  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from fashion_dml.config import Model
 from fashion_dml.models.trunk import create_trunk, freeze_stages
+from fashion_dml.storage import UserError
 
 BATCH_NORMS = (nn.modules.batchnorm._BatchNorm,)
 
@@ -73,7 +74,9 @@ def pca_head(head: nn.Linear, features: Tensor, *, shrink: float = 0.1) -> None:
     signs = torch.sign(vectors.gather(0, vectors.abs().argmax(0, keepdim=True)))
     kept = head.out_features
     if kept > len(values):
-        raise ValueError(f"model.dim = {kept} is more than the trunk's {len(values)} features")
+        raise UserError(
+            f"model.dim = {kept} is more than the trunk's {len(values)} features; lower it, or use model.head = random."
+        )
     scale = (values[:kept] + shrink * values[:kept].mean()).clamp_min(1e-12).rsqrt()
     weight = (vectors[:, :kept] * signs[:, :kept] * scale).T
     head.weight.copy_(weight)

@@ -64,10 +64,12 @@ def save_model(
 def load_model(model: str | Location, *, height: int = 128, width: int = 96) -> LoadedModel:
     """A model directory, or `timm:NAME` (pooled ImageNet features at height x width). Raises UserError.
 
-    The weights must have the sha256 that the manifest names.
+    The weights of a directory must have the sha256 that its manifest names. `timm:NAME@FILE.safetensors` takes the
+    trunk's weights from a file, where there is no hub.
     """
     if isinstance(model, str) and model.startswith("timm:"):
-        settings = Model(trunk=model.removeprefix("timm:"))
+        name, _, file = model.removeprefix("timm:").partition("@")
+        settings = Model(trunk=name, weights=file or "auto")
         pretrained = Embedder(settings, height, width, headless=True).eval()
         digest = hashlib.sha256(weights_bytes(pretrained) + f"{height}x{width}".encode()).hexdigest()
         return LoadedModel(pretrained, digest, pretrained.dim, height, width)
@@ -77,13 +79,16 @@ def load_model(model: str | Location, *, height: int = 128, width: int = 96) -> 
         raise UserError(
             f"{str(model)!r} is no model: give a directory with {WEIGHTS} and a manifest, timm:NAME, or color-histogram."
         )
-    weights = (directory / WEIGHTS).read_bytes()
+    try:
+        weights = (directory / WEIGHTS).read_bytes()
+        config = (directory / CONFIG).read_json()
+    except (FileNotFoundError, ValueError) as error:
+        raise UserError(f"The model {directory} is damaged ({type(error).__name__}); restore or train it again.") from error
     digest = hashlib.sha256(weights).hexdigest()
     if digest != manifest["sha256"]:
         raise UserError(
             f"{directory / WEIGHTS} has sha256 {digest[:12]}..., its manifest says {manifest['sha256'][:12]}...: restore or train it again."
         )
-    config = (directory / CONFIG).read_json()
     settings = Model(**{**config["model"], "weights": "none"})
     embedder = Embedder(settings, config["height"], config["width"])
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 from collections.abc import Callable
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import safetensors.torch
 import timm
 import torch
+from safetensors import SafetensorError
 from timm.models import group_parameters
 from torch import nn
 
@@ -29,8 +31,9 @@ def create_trunk(name: str, weights: str, height: int, width: int) -> nn.Module:
 
     weights: "auto" (package, else hub), "none", or a .safetensors file. Raises UserError if they can't be had.
     """
-    if name not in timm.list_models():
-        near = timm.list_models(f"*{name[:8]}*")[:4]
+    known = timm.list_pretrained() if "." in name else timm.list_models()  # NAME.TAG says which of its weights
+    if name not in known:
+        near = difflib.get_close_matches(name, known, 4)
         raise UserError(
             f"model.trunk = {name!r} is no timm model; see timm.list_models()"
             + (f", near it: {', '.join(near)}." if near else ".")
@@ -53,7 +56,10 @@ def create_trunk(name: str, weights: str, height: int, width: int) -> nn.Module:
         file = Location.of(weights)
         if not weights.endswith(".safetensors") or not file.is_file():
             raise UserError(f"model.weights = {weights!r} is neither auto, none nor an existing .safetensors file.")
-        trunk.load_state_dict(safetensors.torch.load(file.read_bytes()))
+        try:
+            trunk.load_state_dict(safetensors.torch.load(file.read_bytes()))
+        except (RuntimeError, SafetensorError) as error:
+            raise UserError(f"The weights in {weights} don't fit {name!r} without its classifier ({type(error).__name__}).") from error
     return trunk
 
 

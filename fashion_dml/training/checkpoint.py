@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import pickle
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -52,7 +53,7 @@ def load(
     try:
         embedder.load_state_dict(safetensors.torch.load((directory / WEIGHTS).read_bytes()))
         state = torch.load(io.BytesIO((directory / STATE).read_bytes()), map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, ValueError, safetensors.SafetensorError) as error:
+    except (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError, safetensors.SafetensorError) as error:
         raise UserError(
             f"The checkpoint {directory} is damaged ({type(error).__name__}); delete it to train from the start."
         ) from error

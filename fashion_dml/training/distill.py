@@ -9,7 +9,6 @@ from typing import Any
 import pyarrow.compute as pc
 import ray
 import torch
-import torch.distributed as dist
 
 from fashion_dml.config import Distill
 from fashion_dml.data.plan import Plan, PlanSettings
@@ -18,7 +17,15 @@ from fashion_dml.data.schema import Dataset
 from fashion_dml.models.store import load_model
 from fashion_dml.storage import Location, UserError, sha256_json
 from fashion_dml.training.loop import Recipe, finished, train
-from fashion_dml.training.specialists import Queue, TrainSettings, assignments, images_per_step, initial_model, trainable
+from fashion_dml.training.specialists import (
+    INITIAL,
+    Queue,
+    TrainSettings,
+    assignments,
+    images_per_step,
+    start_together,
+    trainable,
+)
 from fashion_dml.training.task import DistillTask
 from fashion_dml.training.teachers import Teacher, read_teachers
 from fashion_dml.training.validation import Validation
@@ -89,9 +96,9 @@ def run(settings: DistillSettings, watch: Callable[[Any, threading.Event], None]
     finally:
         stop.set()
         watcher.join()
-    failure = ray.get(queue.state.remote())[1].get(UNIFIED)
-    if failure is not None:
-        raise UserError(f"The unified model failed: {failure}")
+    ended = ray.get(queue.state.remote())[1]
+    if ended:
+        raise UserError(f"The unified model failed: {next(iter(ended.values()))}")
     done = finished(output, recipe.key)
     if done is None:
         raise RuntimeError(f"the run ended without {output / 'model'}")
@@ -103,14 +110,12 @@ def _worker(config: dict[str, Any]) -> None:
     workspace = Location.of(settings.workspace)
     dataset = Dataset.open(workspace / "dataset")
     team = join_team(settings.cluster, settings.cluster.workers)
-    if team.rank == 0:
-        initial_model(dataset, settings)
-    dist.barrier()
-    if ray.get(queue.state.remote())[1].get(UNIFIED) is not None:
+    start_together(dataset, settings, team.rank, queue)
+    if ray.get(queue.state.remote())[1]:
         return
     teachers = read_teachers(workspace, dataset.verticals("train"))
     torch.manual_seed(settings.seed)
-    embedder = trainable(load_model(workspace / "specialists" / "initial").module, settings.model)
+    embedder = trainable(load_model(workspace / "specialists" / INITIAL).module, settings.model)
     task = DistillTask(embedder, settings.distill.loss, team.group)
     sources = Sources(str(dataset.location / "images"), "train", {v: t.embeddings for v, t in teachers.items()})
     validation = Validation(dataset, dataset.verticals("train"), settings.data) if team.rank == 0 else None

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from timm.layers import convert_sync_batchnorm
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.tensorboard import SummaryWriter
@@ -83,10 +84,10 @@ def train(
     """
     embedder, device = task.embedder, team.device
     task.to(device).to(memory_format=torch.channels_last)
-    optimizer = create_optimizer(embedder, task.loss, recipe.optim)
+    optimizer = create_optimizer(task, recipe.optim)
     progress = checkpoint.load(output / "last", embedder, task.loss, optimizer, recipe.key) or Progress()
     if embedder.settings.batch_norm == "live" and team.group is not None and device.type == "cuda":
-        nn.SyncBatchNorm.convert_sync_batchnorm(embedder.trunk, team.group)
+        convert_sync_batchnorm(embedder.trunk, team.group)  # timm's: torch's would drop the activation in its norm layers
     if recipe.optim.compile:
         embedder.trunk.compile()
     module: nn.Module = task
@@ -119,9 +120,10 @@ def train(
         torch.nn.utils.clip_grad_norm_(task.parameters(), recipe.optim.clip)
         optimizer.step()
         progress.step += 1
-        progress.images += len(batch.images) * team.size
+        progress.images += len(batch.images) * plan.lanes // len(range(team.rank, plan.lanes, team.size))
         last = progress.step == recipe.steps
-        if progress.step % CHECK_EVERY == 0 or last:
+        validates, saves = (progress.step % every == 0 or last for every in (recipe.validate_every, recipe.checkpoint_every))
+        if progress.step % CHECK_EVERY == 0 or validates or saves:  # nothing broken is validated or kept
             values = {name: float(value.detach()) for name, value in parts.items()}
             if not math.isfinite(values["loss"]):
                 raise UserError(
@@ -142,9 +144,9 @@ def train(
                     for name, value in values.items():
                         board.add_scalar(f"train/{name}", value, progress.step)
                     board.add_scalar("train/learning_rate", optimizer.param_groups[0]["lr"], progress.step)
-        if progress.step % recipe.validate_every == 0 or last:
+        if validates:
             _validate(recipe, embedder, validation, output, team, progress, board)
-        if (progress.step % recipe.checkpoint_every == 0 or last) and team.rank == 0:
+        if saves and team.rank == 0:
             progress.waited_seconds += stats.waited_seconds
             stats.waited_seconds = 0.0
             checkpoint.save(output / "last", embedder, task.loss, optimizer, progress, recipe.key)
@@ -199,7 +201,8 @@ def _validate(
 def _publish(recipe: Recipe, embedder: Embedder, output: Location, progress: Progress, stats: StreamStats) -> None:
     """The model that later stages use, with the figures of its training."""
     chosen = embedder
-    if recipe.keep == "best" and read_manifest(output / "best") is not None:
+    best = read_manifest(output / "best") if recipe.keep == "best" else None
+    if best is not None and best["key"] == recipe.key:  # one of other settings may lie there, if nothing was validated
         chosen = load_model(output / "best").module
     save_model(
         output / "model", chosen, config=recipe.config, inputs=recipe.inputs, seconds=progress.seconds, key=recipe.key, name=recipe.name,

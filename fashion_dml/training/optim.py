@@ -5,19 +5,19 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import nn
 
 from fashion_dml.config import Optim
-from fashion_dml.models.embedder import Embedder
+from fashion_dml.training.task import Task
 
 
-def create_optimizer(embedder: Embedder, loss: nn.Module, settings: Optim) -> torch.optim.AdamW:
+def create_optimizer(task: Task, settings: Optim) -> torch.optim.AdamW:
     """AdamW with the trunk at `learning_rate`, head and loss at `head_multiplier` times it; decay on matrices only.
 
-    Raises AssertionError if a trainable parameter is not in exactly one group (proxies are easily forgotten).
+    Raises AssertionError if a trainable parameter of the task is not in exactly one group (proxies are easily forgotten).
     """
     groups = []
-    for module, factor in ((embedder.trunk, 1.0), (embedder.head, settings.head_multiplier), (loss, settings.head_multiplier)):
+    fast = settings.head_multiplier
+    for module, factor in ((task.embedder.trunk, 1.0), (task.embedder.head, fast), (task.loss, fast)):
         trainable = [p for p in module.parameters() if p.requires_grad]
         for decayed, chosen in ((True, [p for p in trainable if p.ndim > 1]), (False, [p for p in trainable if p.ndim <= 1])):
             if chosen:
@@ -26,7 +26,7 @@ def create_optimizer(embedder: Embedder, loss: nn.Module, settings: Optim) -> to
                     {"params": chosen, "lr": rate, "peak": rate, "weight_decay": settings.weight_decay if decayed else 0.0}
                 )
     listed = [id(p) for g in groups for p in g["params"]]  # type: ignore[attr-defined]
-    wanted = {id(p) for m in (embedder, loss) for p in m.parameters() if p.requires_grad}
+    wanted = {id(p) for p in task.parameters() if p.requires_grad}
     message = "every trainable parameter must be in exactly one optimizer group"
     assert len(listed) == len(set(listed)), message
     assert set(listed) == wanted, message

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 import torch
@@ -19,7 +20,7 @@ import torch.distributed as dist
 from fashion_dml.config import Cluster, Data, JobSettings, Loss, Model, Specialists
 from fashion_dml.data.plan import Cursor, Plan, PlanSettings
 from fashion_dml.data.read import Sources
-from fashion_dml.data.schema import Dataset
+from fashion_dml.data.schema import VERTICAL_NAME, Dataset
 from fashion_dml.data.stream import stream
 from fashion_dml.models.embedder import Embedder, pca_head
 from fashion_dml.models.store import load_model, save_model
@@ -30,6 +31,7 @@ from fashion_dml.training.validation import Validation
 from fashion_dml.training.workers import fit, join_team, preflight
 
 JOINT = "joint"
+INITIAL = "initial"
 HEAD_IMAGES = 2048
 
 
@@ -66,11 +68,16 @@ def groups_of(dataset: Dataset, settings: Specialists) -> dict[str, tuple[str, .
             raise UserError(f"specialists.groups names the vertical {vertical!r}, the dataset has {', '.join(verticals)}.")
         if listed.count(vertical) > 1:
             raise UserError(f"specialists.groups has the vertical {vertical!r} twice; a vertical belongs to one group.")
+    for name in groups:
+        if not VERTICAL_NAME.fullmatch(name) or (name in verticals and name not in listed):
+            raise UserError(
+                f"specialists.groups has the group {name!r}: its name must match {VERTICAL_NAME.pattern} and not be that of a "
+                f"vertical outside all groups; rename it."
+            )
     groups.update({v: (v,) for v in verticals if v not in listed})
-    if JOINT in groups:
-        raise UserError(
-            f"A specialist can't be called {JOINT!r}, that is the model of all verticals; rename the vertical or group."
-        )
+    for name, meaning in ((JOINT, "the model of all verticals"), (INITIAL, "where all trainings start")):
+        if name in groups:
+            raise UserError(f"A specialist can't be called {name!r}, that is {meaning}; rename the vertical or group.")
     return groups
 
 
@@ -137,7 +144,9 @@ class Queue:
         self._given: dict[tuple[int, int], str | None] = {}
 
     def take(self, team: int, turn: int) -> str | None:
-        """The `turn`-th training of a team; every worker of the team gets the same answer."""
+        """The `turn`-th training of a team; every worker of the team gets the same answer. Nothing without a start."""
+        if self._ended.get(INITIAL) is not None:
+            return None
         if (team, turn) not in self._given:
             self._given[team, turn] = self._waiting.pop(0) if self._waiting else None
         return self._given[team, turn]
@@ -171,6 +180,8 @@ def run(settings: TrainSettings, names: list[str] | None, watch: Callable[[Any, 
         stop.set()
         watcher.join()
     _, ended = ray.get(queue.state.remote())
+    if (failure := ended.get(INITIAL)) is not None:
+        raise UserError(failure)
     return {name: failure for name, failure in ended.items() if failure is not None}
 
 
@@ -183,8 +194,7 @@ def _worker(config: dict[str, Any]) -> None:
     team = join_team(settings.cluster, settings.cluster.team)
     if world == 0:
         ray.get(queue.restart.remote())
-        initial_model(dataset, settings)
-    dist.barrier()
+    start_together(dataset, settings, world, queue)
     by_name = {a.name: a for a in assignments(dataset, settings, joint=settings.specialists.joint)}
     turn = 0
     while (name := ray.get(queue.take.remote(world // team.size, turn))) is not None:
@@ -193,6 +203,8 @@ def _worker(config: dict[str, Any]) -> None:
             train_one(by_name[name], dataset, settings, team, queue)
         except UserError as error:
             failure = str(error)
+        except (pa.ArrowInvalid, FileNotFoundError) as error:
+            failure = f"a file of its photos is damaged or missing ({' '.join(str(error).split())}); ingest the dataset again"
         if team.rank == 0 or failure is not None:
             ray.get(queue.end.remote(name, failure))
         if failure is not None and team.size > 1:
@@ -201,13 +213,23 @@ def _worker(config: dict[str, Any]) -> None:
         turn += 1
 
 
+def start_together(dataset: Dataset, settings: TrainSettings, rank: int, queue: Any) -> None:
+    """Rank 0 makes the initial model, the others wait. Where that can't be, all stop: another try would end likewise."""
+    if rank == 0:
+        try:
+            initial_model(dataset, settings)
+        except UserError as error:
+            ray.get(queue.end.remote(INITIAL, str(error)))
+    dist.barrier()
+
+
 def train_one(assignment: Assignment, dataset: Dataset, settings: TrainSettings, team: Team, queue: Any) -> None:
     """One specialist (or the joint model) on this worker's team."""
     output = dataset.location.parent / "specialists" / assignment.name
     if finished(output, assignment.recipe.key) is not None:
         return
     torch.manual_seed(settings.seed)
-    initial = load_model(dataset.location.parent / "specialists" / "initial").module
+    initial = load_model(dataset.location.parent / "specialists" / INITIAL).module
     embedder = trainable(initial, settings.model)
     task = MetricTask(embedder, settings.loss, team.group)
     sources = Sources(str(dataset.location / "images"), "train")
@@ -229,9 +251,10 @@ def trainable(loaded: Embedder, settings: Model) -> Embedder:
 def initial_model(dataset: Dataset, settings: TrainSettings) -> None:
     """Publish `specialists/initial`, where all trainings start: pretrained trunk, and the head of `model.head`.
 
-    The head is fitted on a seeded sample of training images of all verticals; it uses no labels.
+    The head is fitted on a seeded sample of training images of all verticals; it uses no labels. Corrupt images are
+    passed over, however many: they are for the trainings of their verticals to report.
     """
-    output = dataset.location.parent / "specialists" / "initial"
+    output = dataset.location.parent / "specialists" / INITIAL
     config = {
         "model": settings.model.model_dump(mode="json"),
         "data": settings.data.model_dump(mode="json", include={"height", "width"}),
@@ -249,7 +272,7 @@ def initial_model(dataset: Dataset, settings: TrainSettings) -> None:
             products, PlanSettings("images", 1, 4 * HEAD_IMAGES, settings.seed, images_per_batch=64, category_wise=False)
         )
         steps = max(1, min(plan.steps(0), HEAD_IMAGES // 64))
-        threads = settings.data.model_copy(update={"executor": "threads"})
+        threads = settings.data.model_copy(update={"executor": "threads", "max_corrupt": 1.0})
         with torch.inference_mode():
             found = [
                 embedder.features(batch.images.permute(0, 3, 1, 2))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
@@ -39,7 +40,7 @@ class MetricTask(Task):
     ) -> dict[str, Tensor]:
         """images float [n, 3, H, W] in [0, 1]; labels, lane, row int64 [n]."""
         embeddings = gather(self.embedder(images), self.group)
-        labels, lane, row = (gather(t, self.group) for t in (labels, lane, row))
+        labels, lane, row = gather(torch.stack([labels, lane, row], 1), self.group).unbind(1)
         order = in_lane_order(lane, row)
         parts: dict[str, Tensor] = self.loss(embeddings[order], labels[order])
         return parts
@@ -52,7 +53,6 @@ class DistillTask(Task):
         super().__init__()
         self.embedder = embedder
         self.loss = DistillationLoss(name)
-        self.relational = name == "relational"
         self.group = group
 
     def forward(
@@ -60,8 +60,7 @@ class DistillTask(Task):
     ) -> dict[str, Tensor]:
         """images float [n, 3, H, W] in [0, 1]."""
         assert targets is not None
-        embeddings = self.embedder(images)
-        if self.relational:  # relates images of all workers; the other losses are means over images
-            embeddings, targets = gather(embeddings, self.group), gather(targets, self.group)
+        # Gathered also for losses that are a mean over images: workers may have different numbers of them.
+        embeddings, targets = gather(self.embedder(images), self.group), gather(targets, self.group)
         parts: dict[str, Tensor] = self.loss(embeddings, targets)
         return parts

@@ -55,7 +55,9 @@ def triple_loop(raw: torch.Tensor, labels: list[int], margin: float, mining: Min
     return (torch.stack(terms).mean() if terms else raw.sum() * 0), len(terms)
 
 
-def value_and_gradient(raw: torch.Tensor, labels: list[int], *, half: bool = False, **settings: Any) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+def value_and_gradient(
+    raw: torch.Tensor, labels: list[int], *, half: bool = False, **settings: Any
+) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
     """`half`: the forward pass under bf16 autocast, as the training loop runs it."""
     leaf = raw.detach().clone().requires_grad_(True)
     x = F.normalize(leaf, dim=1)
@@ -78,7 +80,7 @@ def test_equals_the_loop_over_all_triples(mining: Mining, margin: float, labels:
     parts, gradient = value_and_gradient(raw, labels, margin=margin, mining=mining)
     assert triplets > 0
     assert int(parts["triplets"]) == triplets
-    assert float(parts["loss"]) == pytest.approx(expected.item(), rel=1e-5)
+    assert parts["loss"].item() == pytest.approx(expected.item(), rel=1e-5)
     torch.testing.assert_close(gradient, reference.grad, rtol=1e-4, atol=1e-6)
 
 

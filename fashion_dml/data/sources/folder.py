@@ -16,7 +16,7 @@ from PIL import Image
 
 from fashion_dml.config import Ingest
 from fashion_dml.data.decode import open_image
-from fashion_dml.storage import Location, UserError
+from fashion_dml.storage import Location, UserError, sha256_json
 
 
 class Reader(Protocol):
@@ -54,7 +54,7 @@ def read_folder(source: str, settings: Ingest) -> tuple[pa.Table, Reader, dict[s
     if not location.exists():
         raise UserError(f"The source {source!r} does not exist; give --source a folder or a tar with a CSV and images.")
     if location.is_dir():
-        names = {f.path.removeprefix(location.path).lstrip("/"): (0, 0) for f in location.walk()}
+        names = {name: (0, size) for name, size in location.sizes().items()}
         csv_name = _find_csv(names, settings.csv, source)
         data = (location / csv_name).read_bytes()
     else:
@@ -78,7 +78,8 @@ def read_folder(source: str, settings: Ingest) -> tuple[pa.Table, Reader, dict[s
     refs = [str(PurePosixPath(ref)) for ref in refs]
     rows = rows.set_column(0, "ref", pa.array(refs))
     reader: Reader = FolderReader(location) if location.is_dir() else TarReader(location, {r: names[r] for r in refs})
-    return rows, reader, {origin: hashlib.sha256(data).hexdigest()}
+    listed = sorted((r, names[r][1]) for r in refs)  # sizes stand for the images: to hash them all would read them twice
+    return rows, reader, {"csv": hashlib.sha256(data).hexdigest(), "images": sha256_json(listed)}
 
 
 def _tar_members(location: Location) -> dict[str, tuple[int, int]]:

@@ -1,0 +1,206 @@
+"""The stream: the plan's batches, the same from threads and Ray Data, for any number of workers, from any cursor."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from stream_helpers import PLAN, THREADS, collect, rewrite, same, sources, teacher, training_plan
+
+from fashion_dml.config import Data
+from fashion_dml.data.decode import decode
+from fashion_dml.data.plan import Cursor
+from fashion_dml.data.read import read_window
+from fashion_dml.data.schema import Dataset
+from fashion_dml.data.stream import StreamStats, stream
+from fashion_dml.storage import UserError
+
+IMAGES = replace(PLAN, mode="images")
+CORRUPT_SHARE = 0.12
+
+
+def on_ray(decode: str) -> Data:
+    return Data.model_validate({**THREADS.model_dump(), "executor": "ray", "decode": decode})
+
+
+@pytest.fixture(scope="module")
+def damaged(small: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """The last image of every other product is damaged: cut short, or no image at all."""
+
+    def change(row: dict) -> bytes:  # type: ignore[type-arg]
+        if row["label"] % 2 == 0 and row["image_id"].endswith("-1"):
+            return row["image"][: len(row["image"]) // 2] if row["label"] % 4 else b"no image"
+        return row["image"]
+
+    return rewrite(small, tmp_path_factory.mktemp("damaged") / "dataset", change)
+
+
+def stored(dataset: Dataset) -> dict[tuple[str, int, int, int], dict]:  # type: ignore[type-arg]
+    rows = {}
+    for part in dataset.parts("train"):
+        file = pq.ParquetFile(dataset.images_file(part).path)
+        for g in range(file.num_row_groups):
+            for i, row in enumerate(file.read_row_group(g).to_pylist()):
+                rows[part.vertical, part.shard, g, i] = row
+    return rows
+
+
+@pytest.mark.parametrize("settings", [PLAN, IMAGES], ids=["products", "images"])
+def test_batches_are_the_plans_images_and_labels(small: Dataset, settings: object) -> None:
+    plan = training_plan(small, settings)  # type: ignore[arg-type]
+    steps = plan.steps(0) + 2
+    rows = stored(small)
+    expected: dict[tuple[int, int], list[dict]] = {}  # type: ignore[type-arg]
+    for lane in range(plan.lanes):
+        for window in plan.windows(lane, Cursor(), steps):
+            for b, pick in enumerate(plan.picks(window)):
+                for slot, row in pick:
+                    vertical, shard, group = plan.group_key[window.groups[slot]]
+                    found = rows[plan.verticals[vertical], shard, group, row]
+                    expected.setdefault((window.epoch, window.first_step + b), []).append(found)
+    told = collect(small, steps, settings=settings)  # type: ignore[arg-type]
+    assert {(b.epoch, b.step) for b in told} == set(expected)
+    for batch in told:
+        wanted = expected[batch.epoch, batch.step]
+        assert batch.labels.tolist() == [r["label"] for r in wanted]
+        assert batch.images.dtype == torch.uint8
+        assert np.array_equal(batch.images.numpy(), np.stack([decode(r["image"], 40, 32) for r in wanted]))
+        assert batch.lane.tolist() == sorted(batch.lane.tolist())
+        assert batch.row.tolist() == list(range(len(wanted) // plan.lanes)) * plan.lanes
+
+
+@pytest.mark.parametrize("at", [0, 1, 4, 9])
+def test_a_restart_from_a_cursor_gives_the_tail(small: Dataset, at: int) -> None:
+    full = collect(small, 10)
+    assert len({b.epoch for b in full}) > 1
+    same(collect(small, 10 - at, start=training_plan(small).cursor(at)), full[at:])
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_the_workers_parts_together_are_one_workers_batches(small: Dataset, workers: int) -> None:
+    full = collect(small, 6)
+    parts = [collect(small, 6, rank=rank, workers=workers) for rank in range(workers)]
+    for t, whole in enumerate(full):
+        mine = [p[t] for p in parts]
+        assert {(b.epoch, b.step) for b in mine} == {(whole.epoch, whole.step)}
+        lanes = torch.cat([b.lane for b in mine])
+        order = torch.argsort(lanes, stable=True)
+        assert torch.equal(lanes[order], whole.lane)
+        for name in ("labels", "row", "images"):
+            assert torch.equal(torch.cat([getattr(b, name) for b in mine])[order], getattr(whole, name))
+
+
+def test_more_workers_than_lanes_are_refused(small: Dataset) -> None:
+    with pytest.raises(UserError, match=r"4 workers share the 3 lanes of .*lower cluster\.team, or raise data\.lanes"):
+        collect(small, 1, workers=4)
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize("where", ["task", "worker"])
+def test_ray_data_and_threads_give_the_same_batches(ray_local: str, small: Dataset, damaged: Dataset, tmp_path: Path, where: str) -> None:
+    data = on_ray(where)
+    same(collect(small, 9, data), collect(small, 9))
+    start = training_plan(small).cursor(4)
+    same(collect(small, 3, data, start=start, rank=1, workers=2), collect(small, 3, start=start, rank=1, workers=2))
+    counted, told = StreamStats(), StreamStats()
+    limits = {"max_corrupt": 1.0}
+    bad = collect(damaged, 8, THREADS.model_copy(update=limits), stats=counted)
+    same(collect(damaged, 8, data.model_copy(update=limits), stats=told), bad)
+    assert told.corrupt == counted.corrupt != []
+    teacher(small, tmp_path)
+    same(collect(small, 5, data, settings=IMAGES, targets=tmp_path), collect(small, 5, settings=IMAGES, targets=tmp_path))
+
+
+@pytest.mark.cluster
+def test_a_refusal_inside_a_ray_task_keeps_its_sentence(ray_local: str, small: Dataset, tmp_path: Path) -> None:
+    from jobs.common import user_error
+
+    with pytest.raises(Exception, match="teacher embeddings") as caught:
+        collect(small, 1, on_ray("task"), targets=tmp_path)
+    found = user_error(caught.value)
+    assert found is not None
+    assert str(found).startswith("The teacher embeddings of split=train/vertical=")
+
+
+def test_a_corrupt_image_is_replaced_by_another_of_its_product_and_counted(damaged: Dataset) -> None:
+    stats = StreamStats()
+    told = collect(damaged, 8, THREADS.model_copy(update={"max_corrupt": 1.0}), stats=stats)
+    rows = stored(damaged).values()
+    bad = {r["image_id"] for r in rows if r["label"] % 2 == 0 and r["image_id"].endswith("-1")}
+    assert set(stats.corrupt) <= bad
+    assert len(stats.corrupt) == sum(len(b.corrupt) for b in told) > 3
+    assert stats.images == sum(len(b.images) for b in told)
+    readable: dict[int, list[bytes]] = {}
+    for r in rows:
+        if r["image_id"] not in bad:
+            readable.setdefault(r["label"], []).append(decode(r["image"], 40, 32).tobytes())
+    for batch in told:
+        for image, label in zip(batch.images.numpy(), batch.labels.tolist(), strict=True):
+            assert image.tobytes() in readable[label]
+
+
+def test_too_many_corrupt_images_stop_the_stream(small: Dataset, tmp_path: Path) -> None:
+    half = rewrite(small, tmp_path / "dataset", lambda r: b"" if r["image_id"].endswith("-1") else r["image"])
+    stats = StreamStats()
+    with pytest.raises(UserError, match=r"of \d+ images are corrupt, more than data\.max_corrupt = 1\.0%; the last is '.*-1'"):
+        collect(half, 200, stats=stats)
+    assert 10 < len(stats.corrupt) < 20  # ten are always borne: one in a small dataset is more than its share
+
+
+def test_a_batch_without_a_readable_image_is_refused(small: Dataset, tmp_path: Path) -> None:
+    none = rewrite(small, tmp_path / "dataset", lambda r: b"gone")
+    with pytest.raises(UserError, match=r"All stored images of a batch are corrupt, first '.+': ingest the dataset again\."):
+        collect(none, 1)
+
+
+def test_targets_follow_their_images(small: Dataset, damaged: Dataset, tmp_path: Path) -> None:
+    known = teacher(small, tmp_path)
+    vector = {decode(r["image"], 40, 32).tobytes(): known[r["image_id"]] for r in stored(small).values()}
+    assert len(vector) == len(known)
+    for dataset in (small, damaged):
+        settings = THREADS.model_copy(update={"max_corrupt": 1.0})
+        for batch in collect(dataset, 8, settings, settings=IMAGES, targets=tmp_path):
+            assert batch.targets is not None
+            assert batch.targets.dtype == torch.float32
+            for image, target in zip(batch.images.numpy(), batch.targets.numpy(), strict=True):
+                assert np.array_equal(vector[image.tobytes()], target)
+
+
+def test_a_missing_file_reaches_the_trainer_as_an_error(small: Dataset, tmp_path: Path) -> None:
+    plan = training_plan(small)
+    elsewhere = replace(sources(small), images=str(tmp_path))
+    with pytest.raises(FileNotFoundError):
+        next(stream(plan, elsewhere, THREADS, start=Cursor(), steps=3))
+
+
+def test_a_stream_left_early_ends_its_threads(small: Dataset) -> None:
+    def threads() -> Iterator[str]:
+        return (t.name for t in threading.enumerate() if t.name.startswith("stream"))
+
+    batches = stream(training_plan(small), sources(small), THREADS, start=Cursor(), steps=300)
+    next(batches)
+    assert any(threads())
+    batches.close()  # type: ignore[attr-defined]
+    assert not any(threads())
+
+
+def test_the_stream_reads_only_a_few_windows_ahead(small: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = []
+
+    def counting(*args: object) -> Iterator[object]:
+        read.append(args)
+        return read_window(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("fashion_dml.data.stream.read_window", counting)
+    monkeypatch.setattr("fashion_dml.data.stream.TASK_IMAGES", 8)
+    batches = stream(training_plan(small), sources(small), THREADS, start=Cursor(), steps=300)
+    for _ in range(3):
+        next(batches)
+    batches.close()  # type: ignore[attr-defined]
+    assert 3 <= len(read) < 60

@@ -1,0 +1,165 @@
+"""Atomic files, complete results, and what is refused; on the local disk and on an object store's rules."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pyarrow.fs as pafs
+import pytest
+
+from fashion_dml.storage import (
+    MANIFEST, SCHEMA_VERSION, Location, UserError, manifest_sha256, publish, read_manifest, require_manifest, sha256_json, write_manifest,
+)  # fmt: skip
+
+
+@pytest.fixture(params=["local", "store"])
+def root(request: pytest.FixtureRequest, tmp_path: Path) -> Location:
+    """A directory, and the same as an object store sees it: files appear when their upload ends, renames don't exist."""
+    if request.param == "local":
+        return Location.of(tmp_path)
+    return Location(pafs.SubTreeFileSystem(str(tmp_path), pafs.LocalFileSystem()), "bucket", "s3")
+
+
+class Stop(Exception):
+    """What goes wrong in a block."""
+
+
+def files(root: Location) -> dict[str, bytes]:
+    return {f.path.removeprefix(root.path).lstrip("/"): f.read_bytes() for f in root.walk()}
+
+
+def done(directory: Location, **more: object) -> None:
+    write_manifest(directory, kind="test", config={"a": 1}, inputs={}, seconds=1.23456, **more)
+
+
+def test_a_file_appears_whole_or_not_at_all(root: Location) -> None:
+    file = root / "deep" / "name"
+    with file.writing() as stream:
+        stream.write(b"new")
+        assert not file.exists()
+    assert file.read_bytes() == b"new"
+
+    def fail() -> None:
+        with file.writing() as stream:
+            stream.write(b"half")
+            raise Stop
+
+    with pytest.raises(Stop):
+        fail()
+    assert files(root) == {"deep/name": b"new"}
+    file.delete()
+    with pytest.raises(Stop):
+        fail()
+    assert files(root) == {}
+
+
+def test_locations_go_down_up_and_list(root: Location) -> None:
+    (root / "b").write_bytes(b"22")
+    (root / "a" / "x").write_json({"é": [1, None]})
+    assert [c.name for c in root.list()] == ["a", "b"]
+    assert (root / "nowhere").list() == (root / "nowhere").walk() == []
+    assert (root / "a" / "x").parent == root / "a"
+    assert ((root / "b").size(), (root / "b").is_file(), (root / "a").is_dir(), (root / "c").exists()) == (2, True, True, False)
+    assert (root / "a" / "x").read_json() == {"é": [1, None]}
+    with pytest.raises(ValueError, match="JSON"):
+        (root / "c").write_json(float("nan"))
+    assert not (root / "c").exists()
+    assert (root / "b").local_file().read_bytes() == b"22"
+    for gone in (root / "a", root / "b", root / "b"):
+        gone.delete()
+    assert files(root) == {}
+
+
+def test_addresses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert str(Location.of("work")) == f"{tmp_path}/work" == str(Location.of(f"file://{tmp_path}/work"))
+    assert Location.of(Location.of("work")) == Location.of("work")
+    with pytest.raises(UserError, match=r"^The address 'ftp://host/x' can't be opened \(.*\); use a path, s3://bucket/\.\.\."):
+        Location.of("ftp://host/x")
+
+
+def test_a_local_copy_follows_its_file(tmp_path: Path) -> None:
+    store = Location(pafs.SubTreeFileSystem(str(tmp_path), pafs.LocalFileSystem()), "bucket", f"s3-{tmp_path.name}")
+    (store / "model").write_bytes(b"first")
+    kept = (store / "model").local_file()
+    assert (store / "model").local_file() == kept
+    (store / "model").write_bytes(b"second!")
+    assert (store / "model").local_file().read_bytes() == b"second!"
+    assert kept.read_bytes() == b"first"
+
+
+def test_a_result_is_complete_with_its_manifest_only(root: Location) -> None:
+    assert read_manifest(root) is None
+    with pytest.raises(UserError, match=r"There is no complete result in .*: run `python -m jobs\.ingest` first\."):
+        require_manifest(root, made_by="python -m jobs.ingest")
+    done(root, images=3)
+    manifest = require_manifest(root, made_by="x")
+    assert manifest == {"schema": SCHEMA_VERSION, "kind": "test", "code": manifest["code"], "config": {"a": 1}, "inputs": {},
+                        "seconds": 1.235, "images": 3}  # fmt: skip
+    assert manifest_sha256(root) == (root / MANIFEST).sha256()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"schema": SCHEMA_VERSION + 1}, r"has schema 2, this version \(0.*\) reads up to 1: update fashion-dml or choose another workspace\."),
+        ({"kind": "dataset"}, r"has schema None, this version"),
+        ([1], r"holds no manifest; delete .* and run its job again\."),
+    ],
+)  # fmt: skip
+def test_a_manifest_of_another_kind_of_version_is_refused(root: Location, content: object, message: str) -> None:
+    (root / MANIFEST).write_json(content)
+    with pytest.raises(UserError, match=message):
+        read_manifest(root)
+
+
+def test_a_damaged_manifest_is_named(root: Location) -> None:
+    (root / MANIFEST).write_bytes(b'{"schema": 1, "ki')
+    with pytest.raises(UserError, match=r"manifest\.json is not JSON \(.*\); delete .* and run its job again\."):
+        read_manifest(root)
+
+
+def test_publish_replaces_the_whole_result(root: Location) -> None:
+    target = root / "unified"
+    for n in (1, 2):
+        with publish(target) as draft:
+            (draft / f"file-{n}").write_bytes(b"x")
+            done(draft, n=n)
+        assert read_manifest(target)["n"] == n  # type: ignore[index]
+    if root.is_local:
+        assert set(files(root)) == {"unified/file-2", f"unified/{MANIFEST}"}
+        assert [c.name for c in root.list()] == ["unified"]
+
+
+def fail_to_publish(target: Location) -> None:
+    with publish(target) as draft:
+        (draft / "half").write_bytes(b"x")
+        raise Stop
+
+
+def test_publish_leaves_nothing_behind_when_the_block_fails(tmp_path: Path) -> None:
+    target = Location.of(tmp_path / "workspace" / "unified")
+    with pytest.raises(Stop):
+        fail_to_publish(target)
+    assert list((tmp_path / "workspace").iterdir()) == []
+    with publish(target) as draft:
+        done(draft)
+    before = files(target)
+    with pytest.raises(Stop):
+        fail_to_publish(target)
+    assert files(target) == before
+    assert [p.name for p in (tmp_path / "workspace").iterdir()] == ["unified"]
+
+
+def test_publish_to_a_store_is_incomplete_until_its_manifest(tmp_path: Path) -> None:
+    target = Location(pafs.SubTreeFileSystem(str(tmp_path), pafs.LocalFileSystem()), "bucket/unified", "s3")
+    done(target)
+    with pytest.raises(Stop):
+        fail_to_publish(target)
+    assert read_manifest(target) is None
+
+
+def test_digests_of_settings_do_not_hang_on_their_order() -> None:
+    assert sha256_json({"a": 1, "b": [1, 2]}) == sha256_json(json.loads('{"b": [1, 2], "a": 1}'))
+    assert sha256_json({"a": 1}) != sha256_json({"a": 2})
