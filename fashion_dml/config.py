@@ -9,7 +9,6 @@ The command line wins over the file, the file over the defaults. A job reads onl
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -29,16 +28,17 @@ class Section(BaseModel):
 
 
 class Columns(Section):
-    """Which CSV column holds what."""
+    """Which column of a list (CSV or Parquet) holds what."""
 
-    path: str = Field("path", description="image file, relative to the CSV")
+    path: str = Field("path", description="image file, relative to the list, or its address in an object store (s3://...)")
+    image: str = Field("image", description="encoded image bytes, in a Parquet list; used where the column is there")
     product_id: str = Field("product_id", description="images with equal values show the same product")
     vertical: str = Field("vertical", description="the product's vertical: dresses, shoes, ...")
-    split: str = Field("split", description="train or test (or validation), by product")
-    image_id: str = Field("", description="unique image id; empty: the path")
+    split: str = Field("split", description="train or test (or validation, query, gallery), by product")
+    image_id: str = Field("", description="unique image id; empty: the path, or the row where images are bytes")
     attributes: tuple[str, ...] = Field(
         ("category", "colour", "perceived_colour_master_name", "pattern", "gender", "garment_group_name", "section_name"),
-        description="columns whose values become attributes; those missing from the CSV are left out",
+        description="columns whose values become attributes; those missing from the list are left out",
     )
 
 
@@ -58,7 +58,14 @@ class Ingest(Section):
 
     columns: Columns = Columns()
     generated: Generated = Generated()
-    csv: str = Field("", description="name of the CSV inside the source; empty: the only CSV at its top")
+    csv: str = Field("", description="name of the CSV or Parquet list inside the source; empty: the only one at its top")
+    crop: Literal["auto", "no", "yes"] = Field(
+        "auto", description="cut images to a benchmark's boxes; auto: where its protocol does, street photos of Street2Shop"
+    )
+    highres: bool = Field(False, description="read img_highres instead of img, where a benchmark has both")
+    distractors: bool = Field(
+        True, description="gallery of Street2Shop holds training products' shop photos too, as published; false: easier"
+    )
     short_side: Annotated[int, Field(ge=32, le=2048)] = Field(
         128, description="pixels; larger images are scaled down to it, smaller ones kept"
     )
@@ -201,7 +208,12 @@ class Evaluate(Section):
     bootstrap: Positive = Field(1000, description="resamples of the queries for the 95 % intervals")
     memory_bytes: Annotated[int, Field(ge=1 << 20)] = Field(256 << 20, description="bytes of a block of similarities")
     sheets: Annotated[int, Field(ge=0)] = Field(6, description="retrieval sheets of each model: worst queries first")
-    split: str = Field("test", description="split whose products are measured")
+    split: str = Field(
+        "test", description="split whose images search among themselves; test: query in gallery, where a dataset has those"
+    )
+    level: Literal["auto", "image", "product"] = Field(
+        "auto", description="what is counted as a hit: images, or products by their best image; auto: as the dataset's protocol"
+    )
 
 
 class Index(Section):
@@ -211,7 +223,9 @@ class Index(Section):
         2, description="index shards; each is one task when built and one actor when served"
     )
     kind: Literal["flat", "flat_fp16"] = Field("flat", description="flat: exact, float32; flat_fp16: half the memory")
-    splits: tuple[str, ...] = Field(("train", "validation", "test"), description="splits that make the catalogue")
+    splits: tuple[str, ...] = Field(
+        ("train", "validation", "test", "query", "gallery"), description="splits that make the catalogue, of those that exist"
+    )
     thumbnail_side: Annotated[int, Field(ge=32, le=512)] = Field(192, description="longest side of a thumbnail, pixels")
     keep_versions: Positive = Field(3, description="index versions kept beside the live one")
 
@@ -332,7 +346,9 @@ def load_settings(cls: type[S], argv: list[str], *, prog: str, doc: str) -> S:
             node[section] = {} if node.get(section) is None else node[section]
             node = node[section]
             if not isinstance(node, dict):
-                raise UserError(f"The section {section!r} of {config_file!r} is {node!r}; it must hold settings like `{leaf}:`.")
+                raise UserError(
+                    f"The section {section!r} of {config_file!r} is {node!r}; it must hold settings like `{leaf}:`."
+                )
         node[leaf] = value
     return validate(cls, values)
 
@@ -358,9 +374,3 @@ def _section_fields(cls: type[BaseModel], loc: tuple[int | str, ...]) -> list[st
             return []
         cls = annotation
     return sorted(cls.model_fields)
-
-
-def fail(error: UserError) -> None:
-    """End the process the way every job ends on bad input: one sentence on stderr, exit code 2."""
-    print(f"error: {error}", file=sys.stderr)
-    raise SystemExit(2)

@@ -27,7 +27,8 @@ def distill(settings: DistillSettings) -> dict[str, Any]:
     write_report(settings.workspace, "distill", settings, started, model=shown)
     console.print(
         f"unified model in {Location.of(settings.workspace) / 'unified' / 'model'}: {model['steps']} steps, "
-        f"{model['images'] / max(model['seconds'], 1e-9):.0f} images/s, validation R@1 {100 * model['best']:.1f} %"
+        f"{model['images'] / max(model['seconds'], 1e-9):.0f} images/s"
+        + (f", validation R@1 {100 * model['best']:.1f} %" if model["best"] >= 0 else "")
     )
     return model
 

@@ -1,10 +1,11 @@
-"""Measure models on test products: R@K, mAP, MAP@R, per vertical and overall, on separate and merged indexes.
+"""Measure models on unseen products: R@K, mAP, MAP@R, per vertical and overall, on separate and merged indexes.
 
     python -m jobs.evaluate --config jobs/configs/demo.yaml --workspace workspace
     python -m jobs.evaluate --models workspace/unified/model timm:tf_efficientnet_lite0 color-histogram --dataset workspace/dataset
 
 Without --models: the pretrained trunk, the specialists, the joint model and the unified model of the workspace. With
---models: any model directory, `timm:NAME` or `color-histogram`, on any dataset directory. Writes
+--models: any model directory, `timm:NAME` or `color-histogram`, on any dataset directory. Images of the split test
+search among themselves; a dataset with the splits query and gallery has its queries searched in the gallery. Writes
 `reports/evaluation.json` and a self-contained `reports/evaluation.html`.
 """
 
@@ -22,7 +23,7 @@ from pydantic import Field
 
 from fashion_dml import __version__
 from fashion_dml.config import Cluster, Data, Embed, Evaluate, JobSettings, Model
-from fashion_dml.data.schema import Dataset, Part
+from fashion_dml.data.schema import SPLITS, Dataset, Part
 from fashion_dml.evaluation import html, report, sheets, table
 from fashion_dml.evaluation.protocol import PROTOCOLS, Items, LeftOut, Measured, Vertical, evaluate
 from fashion_dml.evaluation.sheets import Sheet, Tile
@@ -82,17 +83,18 @@ def measure_models(settings: EvaluateSettings) -> dict[str, Any]:
     e = settings.evaluate
     workspace = Location.of(settings.workspace)
     dataset = Dataset.open(settings.dataset or workspace / "dataset")
-    verticals = dataset.verticals(e.split)
+    splits = measured_splits(dataset, e.split)
+    verticals = sorted({v for split in splits for v in dataset.verticals(split)})
     if not verticals:
-        raise UserError(
-            f"{dataset.location} has no products of split {e.split!r}; choose evaluate.split among {', '.join(dataset.verticals()) or 'none'}."
-        )
+        there = ", ".join(s for s in SPLITS if dataset.verticals(s)) or "none"
+        raise UserError(f"{dataset.location} has no products of split {e.split!r}; choose evaluate.split among {there}.")
+    level = dataset.manifest.get("protocol", {}).get("level", "image") if e.level == "auto" else e.level
     models = chosen_models(settings, dataset, verticals)
     requests: dict[str, list[Part]] = {}
     for by_vertical in models.values():
         for vertical, model in by_vertical.items():
             listed = requests.setdefault(model, [])
-            listed += [p for p in dataset.parts(e.split, [vertical]) if p not in listed]
+            listed += [p for split in splits for p in dataset.parts(split, [vertical]) if p not in listed]
     reports = workspace / "reports"
     key = _key(settings, dataset, models)
     if (known := _known(reports, key)) is not None:
@@ -108,15 +110,15 @@ def measure_models(settings: EvaluateSettings) -> dict[str, Any]:
         settings.cluster,
         settings.data,
     )
-    items = {name: [_vertical(dataset, v, by[v], found[by[v]], e.split) for v in verticals] for name, by in models.items()}
+    items = {name: [_vertical(dataset, v, found[by[v]], splits) for v in verticals] for name, by in models.items()}
     results: dict[str, list[Measured | LeftOut]] = {
-        name: [evaluate(given, p, recall_at=e.recall_at, memory_bytes=e.memory_bytes) for p in PROTOCOLS]
+        name: [evaluate(given, p, level=level, recall_at=e.recall_at, memory_bytes=e.memory_bytes) for p in PROTOCOLS]
         for name, given in items.items()
     }
     described = report.describe(
         next(iter(items.values())),
         name=str(dataset.location),
-        split=e.split,
+        split=" in ".join(splits),
         models={n: sorted(set(b.values())) for n, b in models.items()},
     )
     content = report.build(results, described, resamples=e.bootstrap, seed=settings.seed)
@@ -150,8 +152,20 @@ def _show(content: dict[str, Any], reports: Location) -> None:
     console.print(f"{reports / 'evaluation.html'}")
 
 
-def _vertical(dataset: Dataset, vertical: str, model: str, embeddings: Location, split: str) -> Vertical:
-    """One vertical's test images as queries and index, embedded by its model."""
+def measured_splits(dataset: Dataset, split: str) -> tuple[str, ...]:
+    """(queries, gallery) of a dataset that has those roles, else the one split whose images search among themselves."""
+    return ("query", "gallery") if split in ("test", "query") and dataset.verticals("query") else (split,)
+
+
+def _vertical(dataset: Dataset, vertical: str, embeddings: Location, splits: tuple[str, ...]) -> Vertical:
+    """One vertical's images as queries and index, embedded by its model."""
+    found = [_items(dataset, vertical, embeddings, split) for split in splits]
+    dim = max(f.vectors.shape[1] for f in found)  # a role may have no image in this vertical
+    queries, *gallery = (f if len(f.labels) else Items(np.empty((0, dim), np.float32), f.labels, f.image_ids) for f in found)
+    return Vertical(vertical, queries, *gallery)
+
+
+def _items(dataset: Dataset, vertical: str, embeddings: Location, split: str) -> Items:
     label: dict[str, int] = {}
     for part in dataset.parts(split, [vertical]):
         with dataset.images_file(part).open_input() as stream:
@@ -159,10 +173,8 @@ def _vertical(dataset: Dataset, vertical: str, model: str, embeddings: Location,
         label.update(zip(rows["image_id"].to_pylist(), rows["label"].to_pylist(), strict=True))
     read = [read_embeddings(embeddings, part) for part in dataset.parts(split, [vertical])]
     ids = [i for part_ids, _ in read for i in part_ids]
-    return Vertical(
-        vertical,
-        Items(np.concatenate([v for _, v in read]), np.array([label[i] for i in ids], np.int64), np.array(ids, object)),
-    )
+    vectors = np.concatenate([v for _, v in read]) if read else np.empty((0, 0), np.float32)
+    return Items(vectors, np.array([label[i] for i in ids], np.int64), np.array(ids, object))
 
 
 def _sheets(
@@ -176,7 +188,7 @@ def _sheets(
             hits[name] = sheets.worst_queries(items[name], merged[-1], e.sheets, k=NEIGHBOURS, memory_bytes=e.memory_bytes)
     wanted = {i for found in hits.values() for h in found for i in (h.query_id, *h.neighbour_ids)}
     pictures: dict[str, tuple[str, bytes]] = {}
-    for part in dataset.parts(e.split):
+    for part in (p for split in measured_splits(dataset, e.split) for p in dataset.parts(split)):
         with dataset.images_file(part).open_input() as stream:
             rows = pq.read_table(
                 stream, columns=["image_id", "product_id", "image"], filters=pc.field("image_id").isin(sorted(wanted))

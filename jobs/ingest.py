@@ -2,8 +2,12 @@
 
     python -m jobs.ingest folder --source photos.tar --workspace workspace
     python -m jobs.ingest generated --workspace workspace --ingest.generated.products_per_vertical 200
+    python -m jobs.ingest inshop --source 'In-shop Clothes Retrieval Benchmark' --workspace workspace --ingest.validation_share 0
 
-`folder` takes a folder or an uncompressed tar that holds a CSV and images; `generated` draws a catalogue. Both write
+`folder` takes a folder or an uncompressed tar that holds a CSV and images, or a CSV or Parquet list with addresses
+(s3://...) or image bytes; `generated` draws a catalogue. The others take a public benchmark as it was released, unpacked or
+as an uncompressed tar: `inshop`, `consumer_to_shop` (DeepFashion), `sop` (Stanford Online Products), `street2shop`, `fabric`
+(folders with split.csv). A published score is learned from all training products: --ingest.validation_share 0. All write
 `<workspace>/dataset` (or --out). An interrupted run goes on where it stopped; an unchanged one has nothing to do.
 """
 
@@ -11,6 +15,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pyarrow as pa
@@ -20,19 +25,30 @@ from pydantic import Field
 from fashion_dml.config import Ingest, JobSettings
 from fashion_dml.data.ingest import Work, finish, prepare, summary
 from fashion_dml.data.shards import PartReport, write_part
-from fashion_dml.data.sources.folder import Reader, read_folder
+from fashion_dml.data.sources.consumer_to_shop import read_consumer_to_shop
+from fashion_dml.data.sources.fabric import read_fabric
+from fashion_dml.data.sources.files import Reader
+from fashion_dml.data.sources.folder import read_folder
 from fashion_dml.data.sources.generated.source import read_generated
+from fashion_dml.data.sources.inshop import read_inshop
+from fashion_dml.data.sources.sop import read_sop
+from fashion_dml.data.sources.street2shop import read_street2shop
 from fashion_dml.storage import Location, UserError, read_manifest
 from jobs.common import connect, console, main, print_table, write_report
 
-KINDS = ("folder", "generated")
+Read = Callable[[str, Ingest], tuple[pa.Table, Reader, dict[str, str]]]
+KINDS: dict[str, Read | None] = {
+    "folder": read_folder, "generated": None, "inshop": read_inshop, "consumer_to_shop": read_consumer_to_shop, "sop": read_sop,
+    "street2shop": read_street2shop, "fabric": read_fabric,
+}  # fmt: skip
+"""What reads the source of each kind; None where there is no source."""
 
 
 class IngestSettings(JobSettings):
     """Sections that this job reads."""
 
-    kind: str = Field("generated", description="folder or generated; also as the first argument")
-    source: str = Field("", description="folder or tar with a CSV and images (kind folder)")
+    kind: str = Field("generated", description=f"{', '.join(KINDS)}; also as the first argument")
+    source: str = Field("", description="folder, uncompressed tar, or list (kind folder)")
     out: str = Field("", description="dataset directory; empty: <workspace>/dataset")
     ingest: Ingest = Ingest()
 
@@ -44,15 +60,15 @@ def _write(dataset: str, work: Work, reader: Reader, settings: Ingest) -> PartRe
 
 def read_source(settings: IngestSettings) -> tuple[pa.Table, Reader, dict[str, str], str]:
     """(rows, reader, inputs, name of the source)."""
-    if settings.kind == "folder":
-        if not settings.source:
-            raise UserError("The kind folder needs --source: a folder or an uncompressed tar with a CSV and images.")
-        rows, reader, inputs = read_folder(settings.source, settings.ingest)
-        return rows, reader, inputs, settings.source
-    if settings.kind == "generated":
-        rows, reader = read_generated(settings.ingest.generated, settings.seed)
-        return rows, reader, {}, "the generated catalogue"
-    raise UserError(f"There is no source {settings.kind!r}; known are {', '.join(KINDS)}.")
+    if settings.kind not in KINDS:
+        raise UserError(f"There is no source {settings.kind!r}; known are {', '.join(KINDS)}.")
+    read = KINDS[settings.kind]
+    if read is None:
+        drawn, reader = read_generated(settings.ingest.generated, settings.seed)
+        return drawn, reader, {}, "the generated catalogue"
+    if not settings.source:
+        raise UserError(f"The kind {settings.kind} needs --source: a folder or an uncompressed tar with a list and images.")
+    return *read(settings.source, settings.ingest), settings.source
 
 
 def ingest(settings: IngestSettings) -> dict[str, Any]:
@@ -84,8 +100,9 @@ def ingest(settings: IngestSettings) -> dict[str, Any]:
     unreadable = manifest["unreadable"]
     if unreadable["count"]:
         console.print(f"[yellow]{unreadable['count']} unreadable images left out, first {unreadable['first'][0]}[/yellow]")
-    header = ("vertical", *(f"{s} {w}" for s in ("train", "validation", "test") for w in ("products", "images")))
-    print_table(f"{dataset}: {manifest['images']:,} images, {manifest['bytes'] / 1e6:.1f} MB", header, summary(manifest))
+    for reason, left_out in manifest["dropped"].items():
+        console.print(f"left out: {left_out['count']:,} {reason}, first {left_out['first'][0]}")
+    print_table(f"{dataset}: {manifest['images']:,} images, {manifest['bytes'] / 1e6:.1f} MB", *summary(manifest))
     write_report(settings.workspace, "ingest", settings, started, manifest=manifest)
     return manifest
 

@@ -35,7 +35,7 @@ def train_specialists(settings: TrainSettings) -> dict[str, Any]:
     for a in todo:
         m = done.get(a.name)
         rows.append((a.name, str(a.recipe.steps), *((f"{m['images']:,}", f"{m['seconds']:.0f}", f"{m['images'] / max(m['seconds'], 1e-9):.0f}",
-                     f"{m['waited_seconds']:.1f}", f"{100 * m['best']:.1f}") if m else ("failed", "", "", "", ""))))  # fmt: skip
+                     f"{m['waited_seconds']:.1f}", f"{100 * m['best']:.1f}" if m["best"] >= 0 else "") if m else ("failed", "", "", "", ""))))  # fmt: skip
     print_table("Specialists", ("name", "steps", "images", "seconds", "images/s", "waited s", "validation R@1 %"), rows)
     write_report(
         settings.workspace, "train_specialists", settings, started, failures=failures, groups=groups_of(dataset, settings.specialists),

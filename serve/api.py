@@ -7,6 +7,7 @@ from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
+from fastapi_offline import FastAPIOffline
 
 from fashion_dml import __version__
 from serve import errors, static
@@ -56,7 +57,7 @@ def _search_body() -> dict[str, Any]:
 
 def create_api(service: SearchService) -> FastAPI:
     """All routes; every refusal has the shape of ErrorReply."""
-    app = FastAPI(
+    app = FastAPIOffline(  # /docs works where there is no internet
         title="fashion-dml search", version=__version__, description="Visual search over the catalogue of one index version."
     )
     errors.install(app)

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
 from drawn import small_dataset
 
 from fashion_dml.data.schema import Dataset
+
+pytest_plugins = ["service_fixtures"]
+
+# Inherited by Serve's controller when Ray starts: a killed shard actor is noticed soon.
+os.environ["RAY_SERVE_DEPLOYMENT_ACTOR_HEALTH_CHECK_PERIOD_S"] = "1"
 
 
 @pytest.fixture(scope="session")

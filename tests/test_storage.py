@@ -9,8 +9,17 @@ import pyarrow.fs as pafs
 import pytest
 
 from fashion_dml.storage import (
-    MANIFEST, SCHEMA_VERSION, Location, UserError, manifest_sha256, publish, read_manifest, require_manifest, sha256_json, write_manifest,
-)  # fmt: skip
+    MANIFEST,
+    SCHEMA_VERSION,
+    Location,
+    UserError,
+    manifest_sha256,
+    publish,
+    read_manifest,
+    require_manifest,
+    sha256_json,
+    write_manifest,
+)
 
 
 @pytest.fixture(params=["local", "store"])
@@ -57,9 +66,10 @@ def test_a_file_appears_whole_or_not_at_all(root: Location) -> None:
 def test_locations_go_down_up_and_list(root: Location) -> None:
     (root / "b").write_bytes(b"22")
     (root / "a" / "x").write_json({"é": [1, None]})
-    assert [c.name for c in root.list()] == ["a", "b"]
-    assert (root / "nowhere").list() == (root / "nowhere").walk() == []
+    assert [c.name for c in root.children()] == ["a", "b"]
+    assert (root / "nowhere").children() == (root / "nowhere").walk() == []
     assert (root / "a" / "x").parent == root / "a"
+    assert root.sizes() == {"a/x": (root / "a" / "x").size(), "b": 2}
     assert ((root / "b").size(), (root / "b").is_file(), (root / "a").is_dir(), (root / "c").exists()) == (2, True, True, False)
     assert (root / "a" / "x").read_json() == {"é": [1, None]}
     with pytest.raises(ValueError, match="JSON"):
@@ -95,19 +105,33 @@ def test_a_result_is_complete_with_its_manifest_only(root: Location) -> None:
         require_manifest(root, made_by="python -m jobs.ingest")
     done(root, images=3)
     manifest = require_manifest(root, made_by="x")
-    assert manifest == {"schema": SCHEMA_VERSION, "kind": "test", "code": manifest["code"], "config": {"a": 1}, "inputs": {},
-                        "seconds": 1.235, "images": 3}  # fmt: skip
-    assert manifest_sha256(root) == (root / MANIFEST).sha256()
+    assert manifest == {
+        "schema": SCHEMA_VERSION,
+        "kind": "test",
+        "code": manifest["code"],
+        "config": {"a": 1},
+        "inputs": {},
+        "seconds": 1.235,
+        "images": 3,
+    }
+    digest = manifest_sha256(root)
+    write_manifest(root, kind="test", config={"a": 1}, inputs={}, seconds=77, images=3)
+    assert manifest_sha256(root) == digest  # how long it took doesn't count
+    done(root, images=4)
+    assert manifest_sha256(root) != digest
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"schema": SCHEMA_VERSION + 1}, r"has schema 2, this version \(0.*\) reads up to 1: update fashion-dml or choose another workspace\."),
+        (
+            {"schema": SCHEMA_VERSION + 1},
+            r"has schema 2, this version \(0.*\) reads up to 1: update fashion-dml or choose another workspace\.",
+        ),
         ({"kind": "dataset"}, r"has schema None, this version"),
         ([1], r"holds no manifest; delete .* and run its job again\."),
     ],
-)  # fmt: skip
+)
 def test_a_manifest_of_another_kind_of_version_is_refused(root: Location, content: object, message: str) -> None:
     (root / MANIFEST).write_json(content)
     with pytest.raises(UserError, match=message):
@@ -129,7 +153,7 @@ def test_publish_replaces_the_whole_result(root: Location) -> None:
         assert read_manifest(target)["n"] == n  # type: ignore[index]
     if root.is_local:
         assert set(files(root)) == {"unified/file-2", f"unified/{MANIFEST}"}
-        assert [c.name for c in root.list()] == ["unified"]
+        assert [c.name for c in root.children()] == ["unified"]
 
 
 def fail_to_publish(target: Location) -> None:

@@ -14,6 +14,7 @@ from PIL import Image, UnidentifiedImageError
 
 FORMATS = ("JPEG", "PNG", "WEBP")
 MAX_PIXELS = 40_000_000
+TOO_LARGE = "too many pixels"
 GROUND = 255
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM, 5: Image.Transpose.TRANSPOSE,
@@ -23,24 +24,41 @@ TURNS = {
 
 
 class UnreadableImage(ValueError):
-    """The bytes are no image of the accepted formats, are damaged, or are larger than MAX_PIXELS."""
+    """The bytes are no image of the accepted formats, are damaged, or are larger than MAX_PIXELS.
+
+    `reason` is the same for all images of one kind of damage: under it they are counted.
+    """
+
+    def __init__(self, message: str, reason: str = "damaged image") -> None:
+        super().__init__(message)
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type[UnreadableImage], tuple[str, str]]:  # else the reason stays behind between processes
+        return type(self), (str(self), self.reason)
 
 
-def open_image(data: bytes) -> Image.Image:
-    """An RGB image from JPEG, PNG or WebP bytes, upright by its EXIF orientation; transparent parts become white.
+def open_image(data: bytes, formats: tuple[str, ...] = FORMATS) -> Image.Image:
+    """An RGB image from bytes of one of the formats, upright by its EXIF orientation; transparent parts become white.
 
     Raises UnreadableImage; the header is checked against MAX_PIXELS before any pixel is decoded.
     """
     try:
-        image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
+        image: Image.Image = Image.open(io.BytesIO(data), formats=formats)
         if image.width * image.height > MAX_PIXELS:
-            raise UnreadableImage(f"the image has {image.width} x {image.height} pixels, more than {MAX_PIXELS:,}")
+            raise UnreadableImage(
+                f"the image has {image.width} x {image.height} pixels, more than {MAX_PIXELS:,}", reason=TOO_LARGE
+            )
         orientation = image.getexif().get(0x0112, 1)
         image.load()
     except UnreadableImage:
         raise
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UnreadableImage(f"the bytes are not a readable {', '.join(FORMATS)} image") from error
+    except Image.DecompressionBombError as error:  # PIL's own limit, which is far above
+        raise UnreadableImage(f"the image has more than {MAX_PIXELS:,} pixels", reason=TOO_LARGE) from error
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        message = f"the bytes are not a readable {', '.join(formats)} image"
+        if isinstance(error, UnidentifiedImageError):
+            raise UnreadableImage(message, reason="not an image" if data else "empty file") from error
+        raise UnreadableImage(message) from error
     if orientation in TURNS:
         image = image.transpose(TURNS[orientation])
     if image.mode.startswith("I;16"):  # 16-bit grey, which convert() would clip to white

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -13,8 +12,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from fashion_dml.config import Ingest
-from fashion_dml.data.schema import PRODUCTS, Part
+from fashion_dml.data.schema import PRODUCTS, SPLITS, Part
 from fashion_dml.data.shards import PartReport, shard_count, shard_of
+from fashion_dml.data.sources.left_out import LeftOut, attached
 from fashion_dml.data.sources.rows import attribute_matrix, check_rows, hold_out_validation, vocabulary
 from fashion_dml.storage import Location, UserError, sha256_json, write_manifest
 
@@ -37,10 +37,12 @@ class Ingestion:
     words: list[str]
     work: list[Work]
     shards: int
+    left_out: LeftOut
 
 
 def prepare(rows: pa.Table, origin: str, settings: Ingest, seed: int, inputs: dict[str, str]) -> Ingestion:
     """Check the rows, hold out validation products, number the products, and cut the images into files."""
+    left_out = attached(rows)
     check_rows(rows, origin)
     table = hold_out_validation(rows, settings.validation_share, seed)
     words = vocabulary(table)
@@ -74,7 +76,7 @@ def prepare(rows: pa.Table, origin: str, settings: Ingest, seed: int, inputs: di
         columns = ("ref", "image_id", "product_id", "label", "vertical", "domain", "view")
         listed = [{**r, "attributes": a.tolist()} for r, a in zip(block.select(columns).to_pylist(), matrix, strict=True)]
         work.append(Work(part, listed, group, sha256_json({"key": key, "rows": [r["image_id"] for r in listed]})))
-    return Ingestion(table, words, work, shards)
+    return Ingestion(table, words, work, shards, left_out)
 
 
 def _parts(table: pa.Table) -> Iterable[tuple[Part, int, int]]:
@@ -98,14 +100,17 @@ def finish(
     seconds: float,
 ) -> dict[str, Any]:
     """Write products.parquet and, last, the manifest. Raises UserError if too many images were unreadable."""
+    reports = sorted(reports, key=lambda r: r.part.relative)  # tasks end in any order, the manifest is the same
+    left_out = _counted(ingestion.left_out, reports)
     unreadable = [u for r in reports for u in r.unreadable]
-    total = ingestion.table.num_rows
-    if len(unreadable) > settings.max_unreadable * total:
+    total = ingestion.table.num_rows + ingestion.left_out.damaged  # of the images that should be there
+    if left_out.damaged > settings.max_unreadable * total:
+        first = unreadable[0] if unreadable else left_out.first_damaged()
         raise UserError(
-            f"{len(unreadable)} of {total} images are unreadable, more than ingest.max_unreadable = {settings.max_unreadable:.1%}; "
-            f"the first is {unreadable[0]}; mend or remove them, or raise the limit."
+            f"{left_out.damaged} of {total} images are unreadable, more than ingest.max_unreadable = {settings.max_unreadable:.1%}; "
+            f"the first is {first}; mend or remove them, or raise the limit."
         )
-    products = sorted((p for r in reports for p in r.products), key=lambda p: p["label"])
+    products = sorted((p for r in reports for p in r.products), key=lambda p: (p["label"], p["vertical"], p["split"]))
     with (dataset / "products.parquet").writing() as stream:
         pq.write_table(pa.Table.from_pylist(products, PRODUCTS), stream)
     counts: dict[str, dict[str, dict[str, int]]] = {}
@@ -116,9 +121,18 @@ def finish(
     _drop_strays(dataset, {r.part.relative for r in reports if r.products})
     return write_manifest(
         dataset, kind="dataset", config=config, inputs=inputs, seconds=seconds, attributes=ingestion.words, shards=ingestion.shards,
-        images=sum(r.images for r in reports), products=len(products), bytes=sum(r.bytes for r in reports),
-        unreadable={"count": len(unreadable), "first": unreadable[:20]}, verticals=counts,
+        images=sum(r.images for r in reports), products=len({p["label"] for p in products}), bytes=sum(r.bytes for r in reports),
+        unreadable={"count": len(unreadable), "first": unreadable[:20]}, dropped=left_out.dropped(), protocol=left_out.notes, verticals=counts,
     )  # fmt: skip
+
+
+def _counted(found: LeftOut, reports: list[PartReport]) -> LeftOut:
+    """What the source left out, and what couldn't be read after it."""
+    total = LeftOut(dict(found.counts), {r: list(f) for r, f in found.first.items()}, list(found.damage), found.notes)
+    for report in reports:
+        for what, reason in zip(report.unreadable, report.reasons, strict=True):
+            total.add(reason, what, damage=True)
+    return total
 
 
 def _drop_strays(dataset: Location, kept: set[str]) -> None:
@@ -129,17 +143,10 @@ def _drop_strays(dataset: Location, kept: set[str]) -> None:
             file.delete()
 
 
-def summary(manifest: dict[str, Any]) -> list[tuple[str, ...]]:
-    """Rows of the table that the job prints: vertical, then images and products of each split."""
-    total: Counter[str] = Counter()
-    rows = []
-    for vertical, splits in sorted(manifest["verticals"].items()):
-        cells = []
-        for split in ("train", "validation", "test"):
-            cell = splits.get(split, {"products": 0, "images": 0})
-            total[f"{split} products"] += cell["products"]
-            total[f"{split} images"] += cell["images"]
-            cells += [f"{cell['products']:,}", f"{cell['images']:,}"]
-        rows.append((vertical, *cells))
-    rows.append(("all", *(f"{total[f'{s} {w}']:,}" for s in ("train", "validation", "test") for w in ("products", "images"))))
-    return rows
+def summary(manifest: dict[str, Any]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """(header, rows) of the table that the job prints: vertical, then products and images of each split that there is."""
+    verticals: dict[str, dict[str, dict[str, int]]] = manifest["verticals"]
+    cells = [(s, w) for s in SPLITS if any(s in found for found in verticals.values()) for w in ("products", "images")]
+    rows = [(v, *(f"{found[s][w]:,}" if s in found else "0" for s, w in cells)) for v, found in sorted(verticals.items())]
+    totals = (f"{sum(found[s][w] for found in verticals.values() if s in found):,}" for s, w in cells)
+    return ("vertical", *(f"{s} {w}" for s, w in cells)), [*rows, ("all", *totals)]

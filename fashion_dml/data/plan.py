@@ -15,6 +15,7 @@ from typing import Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from fashion_dml.storage import UserError
 
@@ -91,25 +92,29 @@ class Plan:
 
     def __init__(self, products: pa.Table, settings: PlanSettings) -> None:
         self.settings = settings
-        columns = {n: products[n].combine_chunks() for n in ("label", "shard", "row_group", "first_row", "rows")}
-        arrays = {n: c.to_numpy(zero_copy_only=False) for n, c in columns.items()}
         self.verticals: list[str] = sorted(products["vertical"].unique().to_pylist())
-        vertical = np.searchsorted(self.verticals, products["vertical"].to_numpy(zero_copy_only=False).astype(str))
-        usable = arrays["rows"] >= (2 if settings.mode == "products" else 1)
+        usable = _column(products, "rows") >= (2 if settings.mode == "products" else 1)
         self.singles = int((~usable).sum())
-        order = np.lexsort((arrays["first_row"], arrays["row_group"], arrays["shard"], vertical))
-        order = order[usable[order]]
-        if len(order) < 2:
+        if usable.sum() < 2:
             raise UserError(
-                f"Only {len(order)} product of {', '.join(self.verticals) or 'the chosen verticals'} can be trained on; give at least 2."
+                f"Only {int(usable.sum())} product of {', '.join(self.verticals) or 'the chosen verticals'} can be trained on; give at least 2."
             )
-        self.first_row = arrays["first_row"][order].astype(np.int32)
-        self.rows = arrays["rows"][order].astype(np.int32)
-        keys = np.stack([vertical[order], arrays["shard"][order], arrays["row_group"][order]], axis=1)
-        starts = np.flatnonzero(np.r_[True, (keys[1:] != keys[:-1]).any(axis=1)])
+        # One sortable number per row group, and one step at a time: ten million products must fit a small machine.
+        group = pc.index_in(products["vertical"], pa.array(self.verticals)).to_numpy().astype(np.int64)
+        shards, row_groups = (int(_column(products, name).max()) + 1 for name in ("shard", "row_group"))
+        group = (group * shards + _column(products, "shard")) * row_groups + _column(products, "row_group")
+        order = np.lexsort((_column(products, "first_row"), group))
+        order = order[usable[order]]
+        self.first_row = _column(products, "first_row")[order].astype(np.int32)
+        self.rows = _column(products, "rows")[order].astype(np.int32)
+        group = group[order]
+        starts = np.flatnonzero(np.r_[True, group[1:] != group[:-1]])
         self.group_start = np.r_[starts, len(order)].astype(np.int64)
         """Products of row group g: positions group_start[g] .. group_start[g + 1]."""
-        self.group_key = keys[starts].astype(np.int32)
+        key = group[starts]
+        self.group_key = np.stack([key // row_groups // shards, key // row_groups % shards, key % row_groups], axis=1).astype(
+            np.int32
+        )
         """[G, 3]: vertical (index into `verticals`), shard, row group in the file."""
         self.group_images = np.add.reduceat(self.rows, starts).astype(np.int64)
         self.lanes = min(settings.lanes, len(starts))
@@ -229,7 +234,7 @@ class Plan:
         if shared:
             yield from self._fill(shared, sizes, units)
 
-    def _fill(self, groups: list[int], sizes: np.ndarray, units: int) -> Iterator[list[int]]:
+    def _fill(self, groups: list[int], sizes: np.ndarray, units: int) -> list[list[int]]:
         """Row groups in order, cut into windows of about `window_images`, all of about the same size.
 
         A window holds a full batch, however small `window_images` is: the rest that doesn't joins the window before it.
@@ -250,3 +255,9 @@ class Plan:
         elif window:
             windows.append(window)
         return windows
+
+
+def _column(table: pa.Table, name: str) -> np.ndarray:
+    """A column as numpy, without a copy where it is one chunk."""
+    column: np.ndarray = table[name].to_numpy()
+    return column

@@ -19,7 +19,8 @@ import pyarrow.parquet as pq
 
 from fashion_dml.storage import Location, UserError, require_manifest
 
-SPLITS = ("train", "validation", "test")
+SPLITS = ("train", "validation", "test", "query", "gallery")
+"""Products of `test` search among themselves. A benchmark with roles has `query` and `gallery` instead, which share products."""
 DOMAINS = ("shop", "consumer", "street")
 VERTICAL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 

@@ -14,7 +14,7 @@ from PIL import Image
 from fashion_dml.config import Ingest
 from fashion_dml.data.decode import UnreadableImage
 from fashion_dml.data.schema import Part, images_schema
-from fashion_dml.data.sources.folder import Reader
+from fashion_dml.data.sources.files import Reader
 from fashion_dml.data.sources.rows import hash64
 from fashion_dml.storage import Location
 
@@ -40,6 +40,7 @@ class PartReport:
     images: int = 0
     bytes: int = 0
     unreadable: list[str] = field(default_factory=list)
+    reasons: list[str] = field(default_factory=list)  # of each unreadable one
 
 
 def encode(image: Image.Image, short_side: int, quality: int) -> tuple[bytes, int, int]:
@@ -88,7 +89,8 @@ def write_part(
                 try:
                     data, width, height = encode(reader.load(row["ref"]), settings.short_side, settings.jpeg_quality)
                 except (UnreadableImage, OSError) as error:
-                    report.unreadable.append(f"{row['ref']}: {error}")
+                    report.unreadable.append(f"{row['ref']}: {error}".replace("\n", " "))
+                    report.reasons.append(getattr(error, "reason", "unreadable file"))
                     continue
                 images.append({**{k: v for k, v in row.items() if k != "ref"}, "image": data, "width": width, "height": height})
             if not images:
@@ -106,7 +108,10 @@ def write_part(
             report.images += len(images)
             report.bytes += size
         flush()
-        writer.add_key_value_metadata({"fashion_dml.key": key, "fashion_dml.unreadable": "\n".join(report.unreadable)})
+        writer.add_key_value_metadata({
+            "fashion_dml.key": key, "fashion_dml.unreadable": "\n".join(report.unreadable),
+            "fashion_dml.reasons": "\n".join(report.reasons),
+        })  # fmt: skip
     return report
 
 
@@ -127,7 +132,13 @@ def _existing(file: Location, part: Part, key: str) -> PartReport | None:
         metadata = reader.metadata.metadata or {}
         if metadata.get(b"fashion_dml.key", b"").decode() != key:
             return None
-        report = PartReport(part, unreadable=[u for u in metadata[b"fashion_dml.unreadable"].decode().split("\n") if u])
+        named, reasons = (
+            [u for u in metadata.get(f"fashion_dml.{what}".encode(), b"").decode().split("\n") if u]
+            for what in ("unreadable", "reasons")
+        )
+        if len(named) != len(reasons):  # a file of an older version
+            return None
+        report = PartReport(part, unreadable=named, reasons=reasons)
         for g in range(reader.num_row_groups):
             table = reader.read_row_group(g, columns=["product_id", "label", "image"])
             ids, labels = table["product_id"].to_pylist(), table["label"].to_pylist()

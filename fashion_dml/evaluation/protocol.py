@@ -37,7 +37,10 @@ class Items:
 
 @dataclass(frozen=True)
 class Vertical:
-    """One vertical, embedded by the model that serves it. gallery None: the queries search among themselves."""
+    """One vertical, embedded by the model that serves it. gallery None: the queries search among themselves.
+
+    With a gallery there may be no queries: its images are then in the merged index only.
+    """
 
     name: str
     queries: Items
@@ -153,5 +156,7 @@ def _check(verticals: Sequence[Vertical]) -> None:
     if twice:
         raise UserError(f"The vertical {twice[0]!r} is given {names.count(twice[0])} times; give each once.")
     for vertical in verticals:
-        if not len(vertical.queries.labels):
+        if not len(vertical.queries.labels) and vertical.gallery is None:
             raise UserError(f"The vertical {vertical.name!r} has no query image; leave it out or choose another split.")
+    if not any(len(v.queries.labels) for v in verticals):
+        raise UserError(f"None of the verticals {', '.join(names)} has a query image; choose another split.")

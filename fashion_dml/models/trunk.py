@@ -59,7 +59,9 @@ def create_trunk(name: str, weights: str, height: int, width: int) -> nn.Module:
         try:
             trunk.load_state_dict(safetensors.torch.load(file.read_bytes()))
         except (RuntimeError, SafetensorError) as error:
-            raise UserError(f"The weights in {weights} don't fit {name!r} without its classifier ({type(error).__name__}).") from error
+            raise UserError(
+                f"The weights in {weights} don't fit {name!r} without its classifier ({type(error).__name__})."
+            ) from error
     return trunk
 
 

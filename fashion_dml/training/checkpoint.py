@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import pickle
 from dataclasses import dataclass, field
@@ -51,7 +52,10 @@ def load(
     if manifest is None or manifest["key"] != key:
         return None
     try:
-        embedder.load_state_dict(safetensors.torch.load((directory / WEIGHTS).read_bytes()))
+        weights = (directory / WEIGHTS).read_bytes()
+        if hashlib.sha256(weights).hexdigest() != manifest["sha256"]:
+            raise ValueError("the weights have another sha256 than the manifest says")
+        embedder.load_state_dict(safetensors.torch.load(weights))
         state = torch.load(io.BytesIO((directory / STATE).read_bytes()), map_location="cpu", weights_only=True)
     except (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError, safetensors.SafetensorError) as error:
         raise UserError(

@@ -33,6 +33,7 @@ from fashion_dml.training.workers import fit, join_team, preflight
 JOINT = "joint"
 INITIAL = "initial"
 HEAD_IMAGES = 2048
+DAMAGED = (pa.ArrowInvalid, FileNotFoundError)  # what reading a broken or lost file raises
 
 
 class TrainSettings(JobSettings):
@@ -201,10 +202,8 @@ def _worker(config: dict[str, Any]) -> None:
         failure = None
         try:
             train_one(by_name[name], dataset, settings, team, queue)
-        except UserError as error:
-            failure = str(error)
-        except (pa.ArrowInvalid, FileNotFoundError) as error:
-            failure = f"a file of its photos is damaged or missing ({' '.join(str(error).split())}); ingest the dataset again"
+        except (UserError, *DAMAGED) as error:
+            failure = sentence(error)
         if team.rank == 0 or failure is not None:
             ray.get(queue.end.remote(name, failure))
         if failure is not None and team.size > 1:
@@ -218,9 +217,16 @@ def start_together(dataset: Dataset, settings: TrainSettings, rank: int, queue: 
     if rank == 0:
         try:
             initial_model(dataset, settings)
-        except UserError as error:
-            ray.get(queue.end.remote(INITIAL, str(error)))
+        except (UserError, *DAMAGED) as error:
+            ray.get(queue.end.remote(INITIAL, sentence(error)))
     dist.barrier()
+
+
+def sentence(error: Exception) -> str:
+    """What the user is told."""
+    if isinstance(error, UserError):
+        return str(error)
+    return f"a file of the dataset is damaged or missing ({' '.join(str(error).split())}): ingest the dataset again."
 
 
 def train_one(assignment: Assignment, dataset: Dataset, settings: TrainSettings, team: Team, queue: Any) -> None:

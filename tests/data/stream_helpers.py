@@ -39,7 +39,9 @@ def collect(
     workers: int = 1, stats: StreamStats | None = None, targets: Path | None = None,
 ) -> list[Batch]:  # fmt: skip
     plan = training_plan(dataset, settings)
-    return list(stream(plan, sources(dataset, targets), data, start=start, steps=steps, rank=rank, workers=workers, stats=stats))
+    return list(
+        stream(plan, sources(dataset, targets), data, start=start, steps=steps, rank=rank, workers=workers, stats=stats)
+    )
 
 
 def same(left: list[Batch], right: list[Batch]) -> None:

@@ -52,7 +52,12 @@ def test_an_image_of_the_models_size_is_not_touched() -> None:
 def corners() -> np.ndarray:
     """40 x 30 with four colours, so that every turn and mirror shows."""
     pixels = np.zeros((40, 30, 3), np.uint8)
-    pixels[:20, :15], pixels[:20, 15:], pixels[20:, :15], pixels[20:, 15:] = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0)
+    pixels[:20, :15], pixels[:20, 15:], pixels[20:, :15], pixels[20:, 15:] = (
+        (255, 0, 0),
+        (0, 255, 0),
+        (0, 0, 255),
+        (255, 255, 0),
+    )
     return pixels
 
 
@@ -133,7 +138,14 @@ def test_the_fast_path_shows_what_pil_shows_of_real_photos() -> None:
 def png_header(width: int, height: int) -> bytes:
     """A PNG that only says how large it is."""
     body = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + body + struct.pack(">I", zlib.crc32(body)) + struct.pack(">I", 9) + b"IDAT"
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + struct.pack(">I", 13)
+        + body
+        + struct.pack(">I", zlib.crc32(body))
+        + struct.pack(">I", 9)
+        + b"IDAT"
+    )
 
 
 def jpeg_header(width: int, height: int) -> bytes:
@@ -187,4 +199,4 @@ def test_damaged_bytes_give_an_image_or_a_refusal_and_nothing_else(form: str) ->
             assert decode(bytes(bad), 32, 24).shape == (32, 24, 3)
         except UnreadableImage:
             refused += 1
-    assert 0 < refused
+    assert refused > 0

@@ -34,12 +34,21 @@ def test_folder_and_tar_give_the_same_rows_and_pixels(shop: Path, tmp_path: Path
     rows, reader, inputs = read_folder(str(shop), Ingest())
     packed, other, named = read_folder(str(pack(shop, tmp_path / "shop.tar", prefix)), Ingest())
     assert packed.drop(["ref"]).equals(rows.drop(["ref"]))
-    assert list(inputs.values()) == list(named.values()) == [hashlib.sha256((shop / "catalogue.csv").read_bytes()).hexdigest()]
+    assert inputs["csv"] == named["csv"] == hashlib.sha256((shop / "catalogue.csv").read_bytes()).hexdigest()
+    assert (inputs["images"] == named["images"]) == (prefix != "export/")
     moved = pickle.loads(pickle.dumps(other))  # readers go to the tasks
     for ref, there in zip(rows["ref"].to_pylist(), packed["ref"].to_pylist(), strict=True):
         assert np.array_equal(np.asarray(reader.load(ref)), np.asarray(moved.load(there)))
     assert rows["product_id"].to_pylist() == [r["product_id"] for r in shop_rows()]
     assert rows["colour"].to_pylist() == [r["colour"] for r in shop_rows()]
+
+
+def test_another_photo_of_the_same_name_is_another_input(shop: Path) -> None:
+    _, _, before = read_folder(str(shop), Ingest())
+    (shop / "photos" / "shoes" / "0_0.jpg").write_bytes(encoded(photo(99, 80, 60)))
+    _, _, after = read_folder(str(shop), Ingest())
+    assert after["csv"] == before["csv"]
+    assert after["images"] != before["images"]
 
 
 def test_columns_are_mapped_by_config_and_ids_come_from_paths(tmp_path: Path) -> None:
@@ -73,7 +82,9 @@ def test_the_csv_nearest_to_the_top_or_the_named_one_is_taken(shop: Path) -> Non
     (shop / "photos" / "notes.csv").write_text("a,b\n1,2\n")
     assert read_folder(str(shop), Ingest())[0].num_rows == len(shop_rows())
     (shop / "second.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(UserError, match=r"holds 2 CSV files \(catalogue\.csv, second\.csv\); it needs one that lists the images"):
+    with pytest.raises(
+        UserError, match=r"holds 2 CSV files \(catalogue\.csv, second\.csv\); it needs one that lists the images"
+    ):
         read_folder(str(shop), Ingest())
     assert read_folder(str(shop), Ingest(csv="catalogue.csv"))[0].num_rows == len(shop_rows())
     with pytest.raises(UserError, match=r"There is no 'third\.csv' in '.*'; set ingest\.csv to a file in it\."):
@@ -101,8 +112,7 @@ HEADER = b"path,product_id,vertical,split\n"
     ("text", "message"),
     [
         (b"", "can't be read as CSV (Empty CSV file); it needs a header line and commas."),
-        (HEADER, "can't be read as CSV"),
-        (HEADER + b"a.jpg,1\n", "can't be read as CSV (CSV parse error: Expected 4 columns, got 2: a,1"),
+        (HEADER + b"a.jpg,1\n", "can't be read as CSV (CSV parse error: Expected 4 columns, got 2: a.jpg,1)"),
         (HEADER + b"\xff.jpg,1,shoes,train\n", "can't be read as CSV (In CSV column #0"),
         (b"path,path,product_id,vertical,split\na.jpg,a.jpg,1,shoes,train\n", "has two columns 'path'; rename or remove one."),
         (b"path;product_id;vertical;split\na.jpg;1;shoes;train\n", "has no column 'path' (it has path;product_id;vertical;split)"),

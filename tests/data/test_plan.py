@@ -174,9 +174,7 @@ def test_category_wise_windows_hold_one_vertical_where_the_lane_has_a_batch_of_i
         for g in held:
             key = tuple(plan.group_key[g])
             vertical = plan.verticals[key[0]]
-            of_lane[vertical] += sum(
-                n >= 2 and mine[label][:3] == (vertical, key[1], key[2]) for label, n in eligible.items()
-            )
+            of_lane[vertical] += sum(n >= 2 and mine[label][:3] == (vertical, key[1], key[2]) for label, n in eligible.items())
         for window in windows:
             verticals = {plan.verticals[plan.group_key[g][0]] for g in window.groups}
             if len(verticals) > 1:

@@ -42,12 +42,16 @@ def test_targets_of_other_images_are_refused(small: Dataset, tmp_path: Path, spo
     teacher(small, tmp_path)
     for file in tmp_path.rglob("*.parquet"):
         spoil(file)  # type: ignore[operator]
-    with pytest.raises(UserError, match=r"The teacher embeddings of split=train/vertical=.*run `python -m jobs\.embed` again\."):
+    with pytest.raises(
+        UserError, match=r"The teacher embeddings of split=train/vertical=.*run `python -m jobs\.embed` again\."
+    ):
         collect(small, 10, targets=tmp_path)
 
 
 def table(images: list[bytes], labels: list[int]) -> pa.Table:
-    return pa.table({"image": pa.array(images, pa.binary()), "label": labels, "image_id": [f"i{n}" for n in range(len(images))]})
+    return pa.table(
+        {"image": pa.array(images, pa.binary()), "label": labels, "image_id": [f"i{n}" for n in range(len(images))]}
+    )
 
 
 def test_a_corrupt_image_without_another_of_its_product_shows_some_other_image() -> None:

@@ -10,7 +10,15 @@ import pyarrow as pa
 import pytest
 from drawn import shop_rows
 
-from fashion_dml.data.sources.rows import FIXED, MAX_VOCABULARY, attribute_matrix, check_rows, hash64, hold_out_validation, vocabulary
+from fashion_dml.data.sources.rows import (
+    FIXED,
+    MAX_VOCABULARY,
+    attribute_matrix,
+    check_rows,
+    hash64,
+    hold_out_validation,
+    vocabulary,
+)
 from fashion_dml.storage import UserError
 
 Row = dict[str, str]
@@ -55,7 +63,7 @@ REFUSALS = {
         "shop.csv, line 4: vertical is empty (image 'photos/dresses/1_0.jpg'); fill it in or remove the row.",
     ),
     "blank product": (_set(3, product_id="  "), "shop.csv, line 3: product_id is empty (image 'photos/dresses/0_1.jpg')"),
-    "bad split": (_set(2, split="training"), "shop.csv, line 2: split is 'training'; it must be one of train, validation, test."),
+    "bad split": (_set(2, split="training"), "shop.csv, line 2: split is 'training'; it must be one of train, validation, test"),
     "bad vertical": (_set(5, vertical="../up"), "shop.csv: vertical '../up' must match [A-Za-z0-9][A-Za-z0-9_.-]{0,63}; rename it."),
     "long vertical": (_set(5, vertical="v" * 65), f"shop.csv: vertical '{'v' * 65}' must match"),
     "bad product": (_set(5, product_id="a b"), "shop.csv: product_id 'a b' must match"),
@@ -126,7 +134,9 @@ def test_validation_of_the_source_is_kept(share: float) -> None:
 
 
 def test_attributes_are_yes_no_or_unknown() -> None:
-    made = table([{**r, "sleeve": "long=er"} if r["vertical"] == "dresses" else {**r, "sleeve": ""} for r in shop_rows(images=3)])
+    made = table(
+        [{**r, "sleeve": "long=er"} if r["vertical"] == "dresses" else {**r, "sleeve": ""} for r in shop_rows(images=3)]
+    )
     words = vocabulary(made)
     assert words == ["colour=blue", "colour=red", "sleeve=long=er"]
     matrix = attribute_matrix(made, words)

@@ -36,7 +36,9 @@ def test_verticals_and_vocabulary(small: Dataset) -> None:
 
 def test_an_incomplete_dataset_is_not_opened(copy: Path) -> None:
     (copy / "manifest.json").unlink()
-    with pytest.raises(UserError, match=r"There is no complete result in .*: run `python -m jobs\.ingest folder\|generated` first\."):
+    with pytest.raises(
+        UserError, match=r"There is no complete result in .*: run `python -m jobs\.ingest folder\|generated` first\."
+    ):
         Dataset.open(str(copy))
 
 
@@ -56,5 +58,7 @@ def test_a_newer_or_another_result_is_refused(copy: Path, change: dict[str, obje
 
 def test_a_missing_products_table_is_named(copy: Path) -> None:
     (copy / "products.parquet").unlink()
-    with pytest.raises(UserError, match=r"products\.parquet is missing though the dataset's manifest is there; ingest the dataset again\."):
+    with pytest.raises(
+        UserError, match=r"products\.parquet is missing though the dataset's manifest is there; ingest the dataset again\."
+    ):
         Dataset.open(str(copy))

@@ -50,7 +50,9 @@ def rows(*sizes: int) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def write(root: Path, sizes: tuple[int, ...], reader: Drawn, settings: Ingest = Ingest(), images: int = 8, key: str = "k") -> PartReport:
+def write(
+    root: Path, sizes: tuple[int, ...], reader: Drawn, settings: Ingest = Ingest(), images: int = 8, key: str = "k"
+) -> PartReport:
     return write_part(Location.of(root), PART, rows(*sizes), reader, settings, images, key)
 
 
@@ -158,7 +160,9 @@ def test_shards_are_even_and_depend_on_product_and_seed_alone() -> None:
     assert [shard_of(f"p{i}", 8, 0) for i in range(4)] == [5, 0, 4, 5]  # on every machine: old datasets stay where they are
 
 
-@pytest.mark.parametrize(("setting", "images", "shards"), [(0, 1, 4), (0, 32_768, 4), (0, 32_769, 5), (0, 819_200, 100), (7, 10**6, 7)])
+@pytest.mark.parametrize(
+    ("setting", "images", "shards"), [(0, 1, 4), (0, 32_768, 4), (0, 32_769, 5), (0, 819_200, 100), (7, 10**6, 7)]
+)
 def test_shard_count(setting: int, images: int, shards: int) -> None:
     assert shard_count(setting, images) == shards
 

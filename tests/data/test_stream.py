@@ -103,7 +103,9 @@ def test_more_workers_than_lanes_are_refused(small: Dataset) -> None:
 
 @pytest.mark.cluster
 @pytest.mark.parametrize("where", ["task", "worker"])
-def test_ray_data_and_threads_give_the_same_batches(ray_local: str, small: Dataset, damaged: Dataset, tmp_path: Path, where: str) -> None:
+def test_ray_data_and_threads_give_the_same_batches(
+    ray_local: str, small: Dataset, damaged: Dataset, tmp_path: Path, where: str
+) -> None:
     data = on_ray(where)
     same(collect(small, 9, data), collect(small, 9))
     start = training_plan(small).cursor(4)

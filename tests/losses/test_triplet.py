@@ -66,7 +66,7 @@ def value_and_gradient(
         parts = create_loss(Loss(**settings))(x, torch.tensor(labels))
     parts["loss"].backward()
     assert leaf.grad is not None
-    return parts, leaf.grad
+    return {name: value.detach() for name, value in parts.items()}, leaf.grad
 
 
 @pytest.mark.parametrize("labels", LABELS.values(), ids=LABELS)

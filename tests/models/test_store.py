@@ -66,7 +66,9 @@ def test_one_changed_byte_is_refused(saved: Path) -> None:
     weights = bytearray((saved / "model.safetensors").read_bytes())
     weights[-5] ^= 1
     (saved / "model.safetensors").write_bytes(weights)
-    with pytest.raises(UserError, match=r"model.safetensors has sha256 \w{12}\.\.\., its manifest says \w{12}\.\.\.: restore or train"):
+    with pytest.raises(
+        UserError, match=r"model.safetensors has sha256 \w{12}\.\.\., its manifest says \w{12}\.\.\.: restore or train"
+    ):
         load_model(str(saved))
 
 

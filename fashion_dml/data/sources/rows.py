@@ -1,6 +1,7 @@
 """What every source becomes before it is written: a checked table, one row per image.
 
-Columns: ref (what the source's reader takes), image_id, product_id, vertical, split, domain, view, and the attribute columns.
+Columns: ref (what the source's reader takes), image_id, product_id, vertical, split, domain, view, and the attribute columns:
+text, whose values become words `column=value`, or int8 (1 yes, -1 no, 0 unknown), whose name is the word itself.
 All checks that need no pixels happen here, so bad input is refused before anything is written.
 """
 
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections import Counter
 
 import numpy as np
 import pyarrow as pa
@@ -50,12 +52,7 @@ def check_rows(table: pa.Table, origin: str) -> None:
         raise UserError(
             f"{origin}: image_id {row['image_id']!r} stands {row['image_id_count']} times; ids must be unique (set ingest.columns.image_id)."
         )
-    per_product = table.group_by("product_id").aggregate([("split", "count_distinct"), ("split", "min"), ("split", "max")])
-    if row := _first(per_product, pc.greater(per_product["split_count_distinct"], 1)):
-        raise UserError(
-            f"{origin}: product {row['product_id']!r} is in two splits, {row['split_min']!r} and {row['split_max']!r}; "
-            f"put all its images into one, or the model is measured on what it was trained on."
-        )
+    _check_splits(table, origin)
     training = table.filter(pc.equal(table["split"], "train"))
     trained = training.group_by(["vertical", "product_id"]).aggregate([("ref", "count")])
     pairs = set(trained.filter(pc.greater(trained["ref_count"], 1))["vertical"].to_pylist())
@@ -71,6 +68,25 @@ def check_rows(table: pa.Table, origin: str) -> None:
             )
 
 
+def _check_splits(table: pa.Table, origin: str) -> None:
+    """A product is in one split; only query and gallery share theirs, and neither stands without the other."""
+    both = pc.is_in(table["split"], pa.array(["query", "gallery"]))
+    roles = table.append_column("role", pc.if_else(both, "query and gallery", table["split"]))
+    per_product = roles.group_by("product_id").aggregate(
+        [("role", "count_distinct"), ("split", "min"), ("split", "max")],
+    )
+    if row := _first(per_product, pc.greater(per_product["role_count_distinct"], 1)):
+        raise UserError(
+            f"{origin}: product {row['product_id']!r} is in two splits, {row['split_min']!r} and {row['split_max']!r}; "
+            f"put all its images into one, or the model is measured on what it was trained on."
+        )
+    present = set(table["split"].unique().to_pylist())
+    if len(missing := {"query", "gallery"} - present) == 1:
+        raise UserError(
+            f"{origin} has no image of split {missing.pop()!r}: queries are searched in the gallery, so give both or neither."
+        )
+
+
 def hash64(text: str, seed: int = 0) -> int:
     """A 64-bit hash that is the same in every process and on every machine."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8, salt=seed.to_bytes(16, "little")).digest(), "little")
@@ -80,7 +96,7 @@ def hold_out_validation(table: pa.Table, share: float, seed: int) -> pa.Table:
     """Move a share of each vertical's training PRODUCTS to split validation, chosen by hash; none if the source has its own.
 
     Only products with two images are moved (others can't be a query), and at least two training products with two
-    images stay.
+    images stay; a product of two verticals stays, for moving it would take it from the other one too.
     """
     if share == 0 or pc.any(pc.equal(table["split"], "validation")).as_py():
         return table
@@ -89,10 +105,12 @@ def hold_out_validation(table: pa.Table, share: float, seed: int) -> pa.Table:
     )
     moved: set[str] = set()
     by_vertical: dict[str, list[tuple[str, int]]] = {}
-    for row in training.to_pylist():
+    listed = training.to_pylist()
+    homes = Counter(row["product_id"] for row in listed)
+    for row in listed:
         by_vertical.setdefault(row["vertical"], []).append((row["product_id"], row["ref_count"]))
     for products in by_vertical.values():
-        usable = sorted((p for p, n in products if n > 1), key=lambda p: hash64(p, seed))
+        usable = sorted((p for p, n in products if n > 1 and homes[p] == 1), key=lambda p: hash64(p, seed))
         moved.update(usable[: max(0, min(max(2, round(share * len(products))), len(usable) - 2))])
     mask = pc.is_in(table["product_id"], pa.array(sorted(moved), pa.string()))
     split = pc.if_else(mask, "validation", table["split"])
@@ -100,10 +118,14 @@ def hold_out_validation(table: pa.Table, share: float, seed: int) -> pa.Table:
 
 
 def vocabulary(table: pa.Table) -> list[str]:
-    """`column=value` of every attribute column, sorted; raises UserError past MAX_VOCABULARY."""
+    """Words of all attribute columns, in their order and sorted within one; raises UserError past MAX_VOCABULARY."""
     found: list[str] = []
     for column in table.column_names:
-        if column not in FIXED:
+        if column in FIXED:
+            continue
+        if pa.types.is_int8(table[column].type):
+            found.append(column)
+        else:
             values = sorted(v for v in table[column].unique().to_pylist() if v)
             found.extend(f"{column}={value}" for value in values)
     if len(found) > MAX_VOCABULARY:
@@ -118,6 +140,9 @@ def attribute_matrix(table: pa.Table, words: list[str]) -> np.ndarray:
     """int8 [N, A]: 1 the row has the value, -1 it has another value of that column, 0 its column is empty."""
     matrix = np.zeros((table.num_rows, len(words)), np.int8)
     for a, word in enumerate(words):
+        if word in table.column_names:
+            matrix[:, a] = table[word].to_numpy()
+            continue
         column, _, value = word.partition("=")
         cells = table[column]
         known = pc.not_equal(cells, "").to_numpy(zero_copy_only=False)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import socket
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,6 @@ import httpx
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-import ray
 import torch
 from ray import serve
 from serve_helpers import Photo, until
@@ -25,17 +24,6 @@ from fashion_dml.models.store import save_model
 from fashion_dml.storage import Location
 from jobs.build_index import BuildIndexSettings, build
 from jobs.ingest import IngestSettings, ingest
-
-
-@pytest.fixture(scope="session")
-def cluster() -> Iterator[None]:
-    os.environ["RAY_SERVE_DEPLOYMENT_ACTOR_HEALTH_CHECK_PERIOD_S"] = "1"  # inherited by Serve's controller
-    started = not ray.is_initialized()
-    if started:
-        ray.init(address="local", num_cpus=4, include_dashboard=False, object_store_memory=256 << 20, log_to_driver=False)
-    yield
-    if started:
-        ray.shutdown()
 
 
 def stored_photos(workspace: str) -> list[Photo]:
@@ -62,7 +50,7 @@ def small_model(photos: list[Photo]) -> Embedder:
 
 
 @pytest.fixture(scope="session")
-def settings(cluster: None, tmp_path_factory: pytest.TempPathFactory) -> BuildIndexSettings:
+def settings(ray_local: str, tmp_path_factory: pytest.TempPathFactory) -> BuildIndexSettings:
     """A workspace with dataset and model; what to build its index with."""
     workspace = str(tmp_path_factory.mktemp("workspace"))
     drawn = Generated(products_per_vertical=8, verticals=3, max_variants=3, image_height=96, image_width=64)
@@ -102,4 +90,22 @@ def client(address: str) -> Iterator[httpx.Client]:
 
 @pytest.fixture(scope="session")
 def page_files() -> set[str]:
-    return {p.name for p in (Path(__file__).parents[2] / "serve" / "page").iterdir()}
+    return {p.name for p in (Path(__file__).parents[1] / "serve" / "page").iterdir()}
+
+
+@dataclass(frozen=True)
+class Service:
+    """A running service and photos of its catalogue; `item_ids` in the order of `photo_paths`."""
+
+    url: str
+    photo_paths: list[Path]
+    item_ids: list[str]
+
+
+@pytest.fixture(scope="session")
+def service(address: str, photos: list[Photo], tmp_path_factory: pytest.TempPathFactory) -> Service:
+    home = tmp_path_factory.mktemp("photos")
+    chosen = photos[:: max(1, len(photos) // 6)]
+    for photo in chosen:
+        (home / f"{photo.item_id}.jpg").write_bytes(photo.data)
+    return Service(address, [home / f"{p.item_id}.jpg" for p in chosen], [p.item_id for p in chosen])

@@ -1,0 +1,68 @@
+"""Measure this machine: every figure against its limit or its peers, in turns in one run, medians and ratios.
+
+    python -m jobs.benchmark stream --workspace workspace
+    python -m jobs.benchmark               (all)
+
+Writes `reports/benchmark-NAME.json` for each subject.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from importlib.metadata import version
+from typing import Any
+
+from pydantic import Field
+
+from fashion_dml.config import JobSettings
+from fashion_dml.storage import Location, UserError
+from jobs.benchmarks import Row, stream
+from jobs.common import connect, main, print_table
+
+SUBJECTS: dict[str, Callable[[str], tuple[list[Row], dict[str, Any]]]] = {"stream": stream.run}
+
+
+class BenchmarkSettings(JobSettings):
+    """What to measure."""
+
+    subject: str = Field("all", description=f"all, {', '.join(SUBJECTS)}; also as the first argument")
+
+
+def benchmark(settings: BenchmarkSettings) -> dict[str, list[Row]]:
+    """Measure and report; returns subject -> rows."""
+    names = list(SUBJECTS) if settings.subject == "all" else [settings.subject]
+    if unknown := [n for n in names if n not in SUBJECTS]:
+        raise UserError(f"There is no benchmark {unknown[0]!r}; known are {', '.join(SUBJECTS)}.")
+    connect()
+    found = {}
+    for name in names:
+        began = time.monotonic()
+        rows, details = SUBJECTS[name](settings.workspace)
+        (Location.of(settings.workspace) / "reports" / f"benchmark-{name}.json").write_json({
+            "machine": {"processor": platform.machine(), "cpus": os.cpu_count(), "system": platform.platform(terse=True)},
+            "versions": {p: version(p) for p in ("fashion-dml", "ray", "torch", "pyarrow", "numpy")},
+            "rows": [asdict(r) for r in rows], "details": details, "seconds": round(time.monotonic() - began, 1),
+        })  # fmt: skip
+        print_table(
+            f"benchmark {name}", ("row", "value", "goal", "unit"),
+            [(r.name, f"{r.value:.3g}", "" if r.goal is None else f"{'>=' if r.better == 'higher' else '<='} {r.goal:g}", r.unit) for r in rows],
+        )  # fmt: skip
+        found[name] = rows
+    return found
+
+
+def entry(argv: list[str] | None = None) -> int:
+    """Exit code of the command line; the first argument may name the subject."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    if args and not args[0].startswith("-"):
+        args = ["--subject", args[0], *args[1:]]
+    return main(BenchmarkSettings, benchmark, prog="python -m jobs.benchmark", doc=__doc__, argv=args)
+
+
+if __name__ == "__main__":
+    sys.exit(entry())

@@ -1,0 +1,258 @@
+"""The stream against its limits: the bare loop, a torch DataLoader, training on synthetic images; memory and start-up.
+
+All ratios are of rates measured in turns on the same machine in one run, medians of the repeats.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+import ray
+import torch
+from torch.utils.data import DataLoader, IterableDataset
+
+from fashion_dml.config import Augment, Cluster, Data, Generated, Ingest, Loss, Model, Optim
+from fashion_dml.data.augment import augment, draws
+from fashion_dml.data.plan import Cursor, Plan, PlanSettings
+from fashion_dml.data.read import Sources, decode_batch, read_window
+from fashion_dml.data.schema import Dataset
+from fashion_dml.data.stream import Batch, StreamStats, stream
+from fashion_dml.models.embedder import Embedder
+from fashion_dml.training.optim import create_optimizer
+from fashion_dml.training.task import MetricTask
+from jobs.benchmarks import Row
+from jobs.common import console
+from jobs.ingest import IngestSettings, ingest
+
+WORKERS = 2
+REPEATS = 3
+PRODUCTS, STEPS = 120, 60
+TRAIN_STEPS = 20
+MANY_PRODUCTS = 10_000_000
+
+
+def dataset_of(workspace: str, products: int) -> str:
+    """A generated dataset of 4 verticals, made once; returns its address."""
+    out = f"{workspace}/benchmark/products-{products}"
+    settings = Ingest(generated=Generated(products_per_vertical=products, verticals=4, test_share=0), validation_share=0)
+    ingest(IngestSettings(kind="generated", workspace=f"{workspace}/benchmark", out=out, ingest=settings))
+    return out
+
+
+def plan_of(address: str, products_per_batch: int = 16) -> tuple[Plan, Sources]:
+    dataset = Dataset.open(address)
+    products = dataset.products.filter(pc.field("split") == "train")
+    settings = PlanSettings("products", WORKERS, 2048, 0, products_per_batch=products_per_batch, images_per_product=2)
+    return Plan(products, settings), Sources(f"{address}/images", "train")
+
+
+def rate(batches: Iterator[Any], size: Callable[[Any], int]) -> tuple[float, float]:
+    """(images/s after the first batch, seconds to the first batch)."""
+    began = time.perf_counter()
+    next(batches)
+    first = time.perf_counter()
+    images = sum(size(b) for b in batches)
+    return images / (time.perf_counter() - first), first - began
+
+
+def _images(batch: Batch) -> int:
+    return len(batch.images)
+
+
+@ray.remote(num_cpus=0.5)
+class StreamWorker:
+    """One of two training workers, without the training."""
+
+    def __init__(self, address: str) -> None:
+        torch.set_num_threads(1)
+        self.plan, self.sources = plan_of(address)
+
+    def run(self, executor: str, rank: int, steps: int) -> tuple[float, float]:
+        data = Data(executor=executor)
+        batches = stream(self.plan, self.sources, data, start=Cursor(), steps=steps, rank=rank, workers=WORKERS)
+        return rate(batches, _images)
+
+    def peak(self, steps: int) -> int:
+        """Peak resident bytes of this process after streaming."""
+        for _ in stream(self.plan, self.sources, Data(), start=Cursor(), steps=steps, rank=0, workers=1):
+            continue
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+class PlanDataset(IterableDataset[tuple[torch.Tensor, torch.Tensor]]):
+    """The same lanes and decoding for a torch DataLoader: worker w of 2 yields the batches of lane w."""
+
+    def __init__(self, address: str, steps: int, data: Data) -> None:
+        self.address, self.steps, self.data = address, steps, data
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        info = torch.utils.data.get_worker_info()
+        assert info is not None
+        plan, sources = plan_of(self.address)
+        for window in plan.windows(info.id, Cursor(), self.steps):
+            for table in read_window(plan, window, sources):
+                pixels, _, _ = decode_batch(table, self.data.height, self.data.width)
+                yield torch.from_numpy(pixels), torch.from_numpy(table["label"].to_numpy())
+
+
+def stream_rates(address: str) -> tuple[list[Row], dict[str, list[float]]]:
+    """Ray Data against the bare loop and against a DataLoader, in turns."""
+    workers = [StreamWorker.remote(address) for _ in range(WORKERS)]  # type: ignore[attr-defined]
+    found: dict[str, list[float]] = {"ray": [], "threads": [], "dataloader": [], "first": []}
+
+    def both(executor: str) -> tuple[float, float]:
+        results = ray.get([w.run.remote(executor, r, STEPS) for r, w in enumerate(workers)])
+        return sum(r for r, _ in results), max(f for _, f in results)
+
+    both("ray"), both("threads")  # warm up: imports, file cache
+    for _ in range(REPEATS):
+        for executor in ("threads", "ray"):
+            images, first = both(executor)
+            found[executor].append(images)
+            if executor == "ray":
+                found["first"].append(first)
+        loader = DataLoader(PlanDataset(address, STEPS, Data()), batch_size=None, num_workers=WORKERS, prefetch_factor=4)
+        found["dataloader"].append(rate(iter(loader), lambda b: len(b[0]))[0])
+    for worker in workers:
+        ray.kill(worker)
+    ray_rate = statistics.median(found["ray"])
+    return [
+        Row("ray_data_over_bare", ray_rate / statistics.median(found["threads"]), "ratio", 0.90, "higher"),
+        Row("ray_data_over_dataloader", ray_rate / statistics.median(found["dataloader"]), "ratio", 0.90, "higher"),
+        Row("first_batch_s", statistics.median(found["first"]), "s", None, "lower"),
+    ], found
+
+
+@ray.remote(num_cpus=0.5)
+class Trainer:
+    """Training steps on the stream or on synthetic images of the same shape."""
+
+    def __init__(self, address: str) -> None:
+        torch.set_num_threads(max(1, (os.cpu_count() or 1)))
+        self.plan, self.sources = plan_of(address)
+        self.data = Data(lanes=WORKERS)
+        embedder = Embedder(Model(frozen_stages=4), self.data.height, self.data.width).to(memory_format=torch.channels_last)
+        self.task = MetricTask(embedder, Loss())
+        self.optimizer = create_optimizer(self.task, Optim())
+
+    def _step(self, batch: Batch) -> None:
+        uniform = draws(batch.lane, batch.row, seed=0, epoch=batch.epoch, step=batch.step)
+        parts = self.task(augment(batch.images, Augment(), uniform), batch.labels, batch.lane, batch.row)
+        self.optimizer.zero_grad(set_to_none=True)
+        parts["loss"].backward()
+        self.optimizer.step()
+
+    def run(self, synthetic: bool) -> tuple[float, float]:
+        """(images/s after the first step, seconds waited for data after the first batch)."""
+        stats = StreamStats()
+        batches: Iterator[Batch] = stream(self.plan, self.sources, self.data, start=Cursor(), steps=TRAIN_STEPS, stats=stats)
+        if synthetic:
+            one = next(batches)
+            batches.close()  # type: ignore[attr-defined]
+            batches = (replace(one, step=s) for s in range(TRAIN_STEPS))
+        self.task.train()
+        self._step(next(batches))
+        stats.waited_seconds = 0.0
+        began, images = time.perf_counter(), 0
+        for batch in batches:
+            self._step(batch)
+            images += len(batch.images)
+        return images / (time.perf_counter() - began), stats.waited_seconds
+
+
+def train_rates(address: str) -> tuple[list[Row], dict[str, list[float]]]:
+    """Training end to end against the same step on images that are in memory already."""
+    trainer = Trainer.remote(address)  # type: ignore[attr-defined]
+    ray.get(trainer.run.remote(True))
+    found: dict[str, list[float]] = {"stream": [], "synthetic": [], "ratio": [], "waited": []}
+    for _ in range(REPEATS):
+        synthetic, _ = ray.get(trainer.run.remote(True))
+        streamed, waited = ray.get(trainer.run.remote(False))
+        found["synthetic"].append(synthetic)
+        found["stream"].append(streamed)
+        found["ratio"].append(streamed / synthetic)
+        found["waited"].append(waited)
+    ray.kill(trainer)
+    return [Row("train_over_synthetic", statistics.median(found["ratio"]), "ratio", 0.95, "higher")], found
+
+
+def memory_ratio(small: str, large: str) -> tuple[list[Row], dict[str, list[float]]]:
+    """Peak memory of a worker that streams ten times the data, over that of one with one time; a fresh process each."""
+    peaks: dict[str, list[float]] = {small: [], large: []}
+    for _ in range(REPEATS):
+        for address in (small, large):
+            worker = StreamWorker.remote(address)  # type: ignore[attr-defined]
+            plan, _ = plan_of(address)
+            peaks[address].append(ray.get(worker.peak.remote(plan.steps(0))))
+            ray.kill(worker)
+    ratio = statistics.median(peaks[large]) / statistics.median(peaks[small])
+    return [Row("worker_memory_10x_over_1x", ratio, "ratio", 1.05, "lower")], {"small": peaks[small], "large": peaks[large]}
+
+
+def plan_memory() -> tuple[list[Row], dict[str, Any]]:
+    """Peak memory and seconds of a process that builds a plan over ten million products and draws its first windows."""
+    out = subprocess.run([sys.executable, "-m", "jobs.benchmarks.stream"], capture_output=True, text=True, check=True).stdout
+    found = json.loads(out)
+    return [Row("plan_10m_products_gib", found["bytes"] / 2**30, "GiB", 2.0, "lower")], found
+
+
+def many_products(count: int) -> Any:
+    """A products table as an ingest would write it: 64 products a row group, 128 row groups a shard."""
+    import pyarrow as pa
+
+    index = np.arange(count, dtype=np.int64)
+    rows = (2 + index % 3).astype(np.int32)
+    group = index // 64
+    starts = np.cumsum(rows) - rows
+    first = (starts - starts[(group * 64).astype(np.int64)]).astype(np.int32)
+    vertical = pa.DictionaryArray.from_arrays(
+        pa.array((group // 128 % 8).astype(np.int8)), pa.array([f"v{i}" for i in range(8)])
+    )
+    return pa.table(
+        {"label": index, "vertical": vertical, "shard": (group // 1024).astype(np.int32),
+         "row_group": (group % 1024).astype(np.int32), "first_row": first, "rows": rows}
+    )  # fmt: skip
+
+
+def run(workspace: str) -> tuple[list[Row], dict[str, Any]]:
+    """All rows of `stream`, and what they were computed from."""
+    small, large = dataset_of(workspace, PRODUCTS), dataset_of(workspace, 10 * PRODUCTS)
+    rows: list[Row] = []
+    details: dict[str, Any] = {"cluster": Cluster().model_dump(), "repeats": REPEATS}
+    for name, measure in (
+        ("stream", lambda: stream_rates(small)),
+        ("train", lambda: train_rates(small)),
+        ("memory", lambda: memory_ratio(small, large)),
+        ("plan", plan_memory),
+    ):
+        found, detail = measure()
+        rows += found
+        details[name] = detail
+        console.print(f"{name}: " + ", ".join(f"{r.name} {r.value:.3g} {r.unit}" for r in found))
+    return rows, details
+
+
+def main() -> None:
+    """The process that `plan_memory` measures."""
+    table = many_products(MANY_PRODUCTS)
+    began = time.perf_counter()
+    plan = Plan(table, PlanSettings("products", 64, 2048, 0))
+    windows = [next(plan.windows(lane, Cursor(), 10)) for lane in range(plan.lanes)]
+    picked = sum(len(p) for w in windows for p in plan.picks(w))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    print(json.dumps({"bytes": peak, "seconds": time.perf_counter() - began, "picked": picked, "steps": plan.steps(0)}))
+
+
+if __name__ == "__main__":
+    main()

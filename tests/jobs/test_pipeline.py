@@ -1,0 +1,107 @@
+"""The whole loop on a generated catalogue, run again, and run with one setting changed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from fashion_dml.config import (
+    Cluster,
+    Data,
+    Distill,
+    Embed,
+    Evaluate,
+    Generated,
+    Index,
+    Ingest,
+    Model,
+    Specialists,
+)
+from fashion_dml.inference.encode import Encoder
+from fashion_dml.models.store import load_model
+from fashion_dml.storage import UserError
+from jobs.pipeline import STAGES, PipelineSettings, pipeline
+
+TINY = {
+    "ingest": Ingest(
+        generated=Generated(products_per_vertical=8, verticals=2, max_variants=3, image_height=48, image_width=32),
+        short_side=32, shards=2, min_row_groups=4, validation_share=0.3,
+    ),
+    "data": Data(height=32, width=32),
+    "model": Model(trunk="test_efficientnet", weights="none", dim=16),
+    "specialists": Specialists(epochs=1, min_steps=3, max_steps=3, products_per_batch=3, validate_every=2, checkpoint_every=2),
+    "distill": Distill(steps=3, images_per_batch=4, validate_every=2, checkpoint_every=2),
+    "embed": Embed(batch_images=16),
+    "evaluate": Evaluate(bootstrap=20, sheets=1),
+    "index": Index(shards=2, thumbnail_side=32),
+    "cluster": Cluster(workers=2, cpus_per_worker=0.5),
+}  # fmt: skip
+
+
+def files(workspace: Path) -> dict[str, int]:
+    """Path -> time of change, of all results; of the reports only the evaluation, for each job reports that it ran."""
+    found = {str(p.relative_to(workspace)): p.stat().st_mtime_ns for p in workspace.rglob("*") if p.is_file()}
+    return {name: t for name, t in found.items() if not name.startswith("reports/") or "evaluation" in name}
+
+
+def changed(before: dict[str, int], after: dict[str, int]) -> set[str]:
+    """The parts of the workspace with a file that is new, gone or written again."""
+    return {name.split("/")[0] for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
+
+
+def read(workspace: Path, name: str) -> Any:
+    return json.loads((workspace / name).read_text())
+
+
+@pytest.mark.cluster
+def test_the_whole_loop(ray_local: str, tmp_path: Path) -> None:
+    settings = PipelineSettings(workspace=str(tmp_path), **TINY)
+
+    assert list(pipeline(settings)) == list(STAGES)
+    first = files(tmp_path)
+    models = read(tmp_path, "reports/evaluation.json")["models"]
+    assert set(models) == {"specialists", "joint", "unified"}  # random weights: no pretrained trunk to compare with
+    for protocols in models.values():
+        assert set(protocols) == {"separate", "merged"}
+        assert all(0 <= p["overall"]["R@1"]["value"] <= 1 for p in protocols.values())
+    assert "<html" in (tmp_path / "reports" / "evaluation.html").read_text()
+    version = (tmp_path / "index" / "CURRENT").read_text().strip().strip('"')
+    live = read(tmp_path, "index/CURRENT") if version.startswith("{") else None
+    index = next((tmp_path / "index" / "versions").iterdir())
+    manifest = json.loads((index / "manifest.json").read_text())
+    assert index.name in (version if live is None else json.dumps(live))
+    assert manifest["model"] == read(tmp_path, "unified/model/manifest.json")["sha256"]
+    assert sum(manifest["shards"]) == read(tmp_path, "dataset/manifest.json")["images"]
+    start, end = (load_model(str(tmp_path / d)).module.state_dict() for d in ("specialists/initial", "unified/model"))
+    assert not torch.equal(start["head.weight"], end["head.weight"])
+    assert Encoder(str(tmp_path / "unified" / "model")).dim == 16
+
+    pipeline(settings)
+    assert changed(first, files(tmp_path)) == set()
+
+    pipeline(settings.model_copy(update={"distill": settings.distill.model_copy(update={"steps": 4})}))
+    second = files(tmp_path)
+    assert changed(first, second) == {"unified", "embeddings", "reports", "index"}
+    kept = {name for name in first if name.split("/")[0] in ("embeddings", "index") and not name.endswith("CURRENT")}
+    assert all(second[name] == first[name] for name in kept)  # new files beside the old ones
+    assert len(list((tmp_path / "index" / "versions").iterdir())) == 2
+    assert read(tmp_path, "unified/model/manifest.json")["steps"] == 4
+
+
+def test_unknown_stage(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no stage 'destill'; known are ingest, train_specialists, embed, distill"):
+        pipeline(PipelineSettings(workspace=str(tmp_path), start="destill"))
+
+
+@pytest.mark.parametrize(
+    ("start", "message"),
+    [("train_specialists", "run `python -m jobs.ingest"), ("embed", "run `python -m jobs.ingest"), ("evaluate", "jobs.ingest")],
+)
+def test_starting_later_needs_what_comes_before(start: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=message):
+        pipeline(PipelineSettings(workspace=str(tmp_path), start=start, **TINY))
+    assert not any(tmp_path.iterdir())

@@ -1,0 +1,193 @@
+"""Who trains what, in which order, and how the queue hands it out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+import torch
+from drawn import small_dataset
+from train_helpers import DATA, MODEL
+
+from fashion_dml.config import Cluster, Specialists
+from fashion_dml.data.schema import Dataset
+from fashion_dml.models.store import load_model
+from fashion_dml.storage import UserError
+from fashion_dml.training.specialists import (
+    Queue,
+    TrainSettings,
+    assignments,
+    groups_of,
+    initial_model,
+    plan_for,
+    trainable,
+)
+from fashion_dml.training.workers import preflight
+
+
+def settings(**specialists: Any) -> TrainSettings:
+    chosen = {"epochs": 3, "min_steps": 2, "products_per_batch": 4, **specialists}
+    return TrainSettings(workspace="unused", data=DATA, model=MODEL, specialists=Specialists(**chosen))
+
+
+@pytest.fixture
+def names(small: Dataset) -> tuple[str, str]:
+    first, second = small.verticals("train")
+    return first, second
+
+
+def test_a_vertical_in_no_group_stands_alone(small: Dataset, names: tuple[str, str]) -> None:
+    assert groups_of(small, Specialists()) == {v: (v,) for v in names}
+    assert groups_of(small, Specialists(groups={"all": names})) == {"all": names}
+    assert groups_of(small, Specialists(groups={"some": names[:1]})) == {"some": names[:1], names[1]: names[1:]}
+    assert groups_of(small, Specialists(groups={names[0]: names})) == {names[0]: names}
+
+
+def test_groups_that_cannot_be(small: Dataset, names: tuple[str, str]) -> None:
+    one, two = names
+    refused: list[tuple[dict[str, tuple[str, ...]], str]] = [
+        ({"a": ("sofas",)}, rf"the vertical 'sofas', the dataset has {one}, {two}"),
+        ({"a": names, "b": (one,)}, rf"has the vertical '{one}' twice"),
+        ({"a": (one, one)}, rf"has the vertical '{one}' twice"),
+        ({"joint": (one,)}, "can't be called 'joint'"),
+        ({"initial": (one,)}, "can't be called 'initial'"),
+        ({two: (one,)}, rf"the group '{two}': its name .* not be that of a vertical outside all groups"),
+        ({"../up": (one,)}, r"the group '\.\./up': its name must match"),
+    ]
+    for groups, message in refused:
+        with pytest.raises(UserError, match=message):
+            groups_of(small, Specialists(groups=groups))
+
+
+def test_assignments_are_longest_first_and_joint_sees_as_many_images(small: Dataset, names: tuple[str, str]) -> None:
+    found = assignments(small, settings(groups={"one": names[:1]}, epochs=9), joint=True)
+    assert {a.name for a in found} == {"one", names[1], "joint"}
+    assert [a.images for a in found] == sorted((a.images for a in found), reverse=True)
+    joint = found[0]
+    assert (joint.name, set(joint.verticals)) == ("joint", set(names))
+    assert joint.images == sum(a.images for a in found[1:])
+    per_step = plan_for(small, names, settings()).lanes * 4 * 2
+    assert abs(joint.recipe.steps * per_step - joint.images) <= per_step / 2
+    assert {a.name for a in assignments(small, settings(), joint=False)} == set(names)
+
+
+def test_steps_are_those_of_the_epochs_within_their_bounds(small: Dataset, names: tuple[str, str]) -> None:
+    def steps(**chosen: Any) -> dict[str, int]:
+        return {a.name: a.recipe.steps for a in assignments(small, settings(**chosen), joint=False)}
+
+    epoch = {v: plan_for(small, (v,), settings()).steps(0) for v in names}
+    assert steps(epochs=5, min_steps=1) == {v: 5 * n for v, n in epoch.items()}
+    assert set(steps(min_steps=70).values()) == {70}
+    assert set(steps(epochs=500, max_steps=11).values()) == {11}
+
+
+def test_a_key_changes_with_what_the_training_depends_on(small: Dataset) -> None:
+    def keys(made: TrainSettings) -> dict[str, str]:
+        return {a.name: a.recipe.key for a in assignments(small, made, joint=False)}
+
+    base = settings()
+    first = keys(base)
+    assert len(set(first.values())) == len(first)
+    same = base.model_copy(update={"cluster": Cluster(workers=4, team=2), "workspace": "elsewhere"})
+    assert keys(same) == first
+    assert keys(settings(joint=False)) == first
+    changes: list[dict[str, Any]] = [
+        {"seed": 1}, {"model": MODEL.model_copy(update={"dim": 9})}, {"data": DATA.model_copy(update={"lanes": 1})},
+        {"specialists": base.specialists.model_copy(update={"images_per_product": 3})},
+    ]  # fmt: skip
+    for change in changes:
+        assert not set(keys(base.model_copy(update=change)).values()) & set(first.values())
+
+
+def initial(workspace: Path, **model: Any) -> dict[str, torch.Tensor]:
+    dataset = Dataset.open(str(workspace / "dataset"))
+    initial_model(dataset, settings().model_copy(update={"model": MODEL.model_copy(update=model)}))
+    return load_model(str(workspace / "specialists" / "initial")).module.state_dict()
+
+
+def test_initial_model_is_made_once_and_is_the_same_again(tmp_path: Path) -> None:
+    small_dataset(tmp_path / "dataset")
+    first = initial(tmp_path)
+    weights = tmp_path / "specialists" / "initial" / "model.safetensors"
+    made = weights.stat().st_mtime_ns
+    initial(tmp_path)
+    assert weights.stat().st_mtime_ns == made
+    (tmp_path / "specialists" / "initial" / "manifest.json").unlink()
+    again = initial(tmp_path)
+    assert all(torch.equal(v, first[k]) for k, v in again.items())
+    assert not torch.equal(initial(tmp_path, head="random")["head.weight"], first["head.weight"])
+
+
+def test_trainable_has_the_weights_and_the_frozen_stages(tmp_path: Path) -> None:
+    small_dataset(tmp_path / "dataset")
+    state = initial(tmp_path)
+    made = trainable(
+        load_model(str(tmp_path / "specialists" / "initial")).module, MODEL.model_copy(update={"frozen_stages": 2})
+    )
+    assert all(torch.equal(v, state[k]) for k, v in made.state_dict().items())
+    assert not next(made.trunk.parameters()).requires_grad
+    assert made.head.weight.requires_grad
+
+
+def test_initial_model_refuses_more_dimensions_than_features(tmp_path: Path) -> None:
+    small_dataset(tmp_path / "dataset")
+    with pytest.raises(UserError, match=r"model.dim = 300 is more than the trunk's 256 features"):
+        initial(tmp_path, dim=300)
+
+
+@pytest.fixture
+def queue(ray_local: str) -> Any:
+    return Queue.remote(["joint", "bags", "shoes"])  # type: ignore[attr-defined]
+
+
+def take(queue: Any, team: int, turn: int) -> str | None:
+    found: str | None = ray.get(queue.take.remote(team, turn))
+    return found
+
+
+@pytest.mark.cluster
+def test_queue_gives_each_training_once_and_all_of_a_team_the_same(queue: Any) -> None:
+    assert [take(queue, 0, 0), take(queue, 1, 0), take(queue, 0, 0), take(queue, 1, 0)] == ["joint", "bags", "joint", "bags"]
+    assert [take(queue, 1, 1), take(queue, 0, 1), take(queue, 1, 2)] == ["shoes", None, None]
+    assert take(queue, 1, 1) == "shoes"
+
+
+@pytest.mark.cluster
+def test_queue_hands_unfinished_ones_out_anew_after_a_restart(queue: Any) -> None:
+    assert [take(queue, 0, 0), take(queue, 1, 0)] == ["joint", "bags"]
+    ray.get(queue.end.remote("bags", None))
+    ray.get(queue.restart.remote())
+    assert [take(queue, 1, 0), take(queue, 0, 0), take(queue, 0, 1)] == ["joint", "shoes", None]
+    ray.get(queue.end.remote("joint", "the loss is nan"))
+    ray.get(queue.restart.remote())
+    assert [take(queue, 0, 0), take(queue, 0, 1)] == ["shoes", None]
+    assert ray.get(queue.state.remote())[1] == {"bags": None, "joint": "the loss is nan"}
+
+
+@pytest.mark.cluster
+def test_queue_gives_nothing_where_the_start_failed(queue: Any) -> None:
+    ray.get(queue.end.remote("initial", "no weights"))
+    assert take(queue, 0, 0) is None
+
+
+@pytest.mark.cluster
+def test_queue_keeps_the_latest_progress(queue: Any) -> None:
+    for step in (10, 20):
+        ray.get(queue.report.remote({"name": "bags", "step": step}))
+    assert ray.get(queue.state.remote())[0] == {"bags": {"name": "bags", "step": 20}}
+
+
+@pytest.mark.cluster
+def test_preflight_refuses_with_the_arithmetic(ray_local: str) -> None:
+    most = ray.cluster_resources()["CPU"]
+    workers = int(most) * 2
+    preflight(Cluster(workers=workers, cpus_per_worker=0.4))
+    with pytest.raises(
+        UserError,
+        match=rf"{workers} workers x 0.5 CPUs = {most:g}, and Ray Data needs 0.25 more, but the cluster has {most:g} CPUs at most: lower",
+    ):
+        preflight(Cluster(workers=workers, cpus_per_worker=0.5))
+    with pytest.raises(UserError, match=r"2 workers x 4 GPUs = 8, but the cluster has \d+ GPUs at most: lower"):
+        preflight(Cluster(workers=2, cpus_per_worker=0.1, gpus_per_worker=4))

@@ -1,0 +1,103 @@
+"""Small trainings on the CPU, and real processes that train together."""
+
+from __future__ import annotations
+
+import datetime
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from fashion_dml.config import Augment, Data, Loss, Model, Optim
+from fashion_dml.data.plan import Cursor, Plan, PlanSettings
+from fashion_dml.data.read import Sources
+from fashion_dml.data.schema import Dataset
+from fashion_dml.data.stream import stream
+from fashion_dml.models.embedder import Embedder, pca_head
+from fashion_dml.storage import Location
+from fashion_dml.training.loop import Recipe, Team, train
+from fashion_dml.training.task import MetricTask
+from fashion_dml.training.validation import Validation
+
+DATA = Data(height=32, width=32, executor="threads", decode="worker", window_images=32)
+MODEL = Model(trunk="test_efficientnet", weights="none", dim=16)
+
+
+def products(dataset: Dataset, split: str = "train") -> Any:
+    import pyarrow.compute as pc
+
+    return dataset.products.filter(pc.field("split") == split)
+
+
+def sources(dataset: Dataset) -> Sources:
+    return Sources(str(dataset.location / "images"), "train")
+
+
+def metric_plan(dataset: Dataset, lanes: int = 2) -> Plan:
+    return Plan(products(dataset), PlanSettings("products", lanes, DATA.window_images, 0, products_per_batch=4))
+
+
+def embedder(dataset: Dataset, seed: int = 0, **settings: Any) -> Embedder:
+    """Random trunk, whitened head: embeddings that differ, so that distances are not lost in rounding."""
+    torch.manual_seed(seed)
+    made = Embedder(MODEL.model_copy(update=settings), 32, 32).eval()
+    plan = Plan(products(dataset), PlanSettings("images", 1, 512, 0, images_per_batch=32, category_wise=False))
+    batch = next(stream(plan, sources(dataset), DATA, start=Cursor(), steps=1))
+    with torch.no_grad():
+        assert isinstance(made.head, torch.nn.Linear)
+        pca_head(made.head, made.features(batch.images.permute(0, 3, 1, 2)))
+    return made
+
+
+def recipe(steps: int = 12, key: str = "key", **changes: Any) -> Recipe:
+    settings: dict[str, Any] = {
+        "name": "dresses", "steps": steps, "seed": 0, "optim": Optim(learning_rate=1e-3), "augment": Augment(), "data": DATA,
+        "validate_every": 6, "checkpoint_every": 5, "keep": "last", "key": key, "config": {}, "inputs": {},
+    }  # fmt: skip
+    return Recipe(**{**settings, **changes})
+
+
+class Interrupted(Exception):
+    """Stands for whatever ends a process."""
+
+
+def run_training(
+    dataset: Dataset, output: Path, made: Recipe | None = None, *, die_in_step: int | None = None,
+    report: Callable[[dict[str, Any]], None] = lambda progress: None, model: dict[str, Any] | None = None,
+    team: Team = Team(), lanes: int = 2,
+) -> dict[str, Any]:  # fmt: skip
+    """One specialist; `die_in_step` counts the forward passes of this call."""
+    task = MetricTask(embedder(dataset, **(model or {})), Loss(margin=0.3), team.group)
+    passes = 0
+
+    def count(*_: Any) -> None:
+        nonlocal passes
+        passes += 1
+        if passes == die_in_step:
+            raise Interrupted
+
+    task.register_forward_pre_hook(count)
+    validation = Validation(dataset, dataset.verticals("train"), DATA) if team.rank == 0 else None
+    plan = metric_plan(dataset, lanes)
+    return train(made or recipe(), task, plan, sources(dataset), validation, Location.of(output), team, report)
+
+
+def _rank(rank: int, world: int, home: str, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
+    torch.set_num_threads(1)
+    wait = datetime.timedelta(seconds=120)
+    dist.init_process_group("gloo", init_method=f"file://{home}/meeting", rank=rank, world_size=world, timeout=wait)
+    team = Team(rank, world, dist.new_group(list(range(world))))
+    torch.save(function(team, *args), f"{home}/{rank}.pt")
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def together(world: int, function: Callable[..., Any], *args: Any) -> list[Any]:
+    """function(team, *args) of `world` new processes joined by gloo; their results, by rank."""
+    with tempfile.TemporaryDirectory() as home:
+        mp.spawn(_rank, (world, home, function, args), nprocs=world)
+        return [torch.load(f"{home}/{rank}.pt", weights_only=False) for rank in range(world)]
