@@ -24,6 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
 CONFIG = "jobs/configs/demo.yaml"
 START_SECONDS = 120
+STOP_SECONDS = 60
 
 
 def free_ports(count: int) -> list[int]:
@@ -46,6 +47,7 @@ def environment() -> dict[str, str]:
         "RAY_USAGE_STATS_ENABLED": "0",
         "PYTHONUNBUFFERED": "1",
     }
+    env.setdefault("RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S", "0")  # the job is over: there is nothing to drain
     # Errors of Ray's core that it also raises in Python; on the console they only hide the table.
     env.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     return env
@@ -79,7 +81,7 @@ def stop(head: subprocess.Popen[bytes]) -> None:
     if head.poll() is None:
         head.terminate()
         try:
-            head.wait(20)
+            head.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:
             print("Ray is slow to stop; ending its processes", file=sys.stderr)
     try:

@@ -32,6 +32,7 @@ def connect() -> None:
     ray.init(address=address or "local", log_to_driver=False, logging_level=logging.WARNING, **local)
     for name in ("ray.data", "ray.train"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # says at every execution that bars are off
 
 
 def user_error(error: BaseException) -> UserError | None:

@@ -74,7 +74,7 @@ def prepare(rows: pa.Table, origin: str, settings: Ingest, seed: int, inputs: di
         block = table.slice(start, stop - start)
         matrix = attribute_matrix(block, words)
         columns = ("ref", "image_id", "product_id", "label", "vertical", "domain", "view")
-        listed = [{**r, "attributes": a.tolist()} for r, a in zip(block.select(columns).to_pylist(), matrix, strict=True)]
+        listed = [{**r, "attributes": a} for r, a in zip(block.select(columns).to_pylist(), matrix, strict=True)]
         work.append(Work(part, listed, group, sha256_json({"key": key, "rows": [r["image_id"] for r in listed]})))
     return Ingestion(table, words, work, shards, left_out)
 

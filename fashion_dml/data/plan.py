@@ -117,7 +117,8 @@ class Plan:
         )
         """[G, 3]: vertical (index into `verticals`), shard, row group in the file."""
         self.group_images = np.add.reduceat(self.rows, starts).astype(np.int64)
-        self.lanes = min(settings.lanes, len(starts))
+        # Two row groups a lane at least: with one, a remainder of one product would make every lane's batch that small.
+        self.lanes = min(settings.lanes, max(1, len(starts) // 2))
         self._epoch = lru_cache(maxsize=4)(self._deal)
 
     def __getstate__(self) -> dict[str, object]:

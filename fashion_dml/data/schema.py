@@ -36,7 +36,7 @@ def images_schema(attributes: int) -> pa.Schema:
     return pa.schema([
         ("image_id", pa.string()), ("product_id", pa.string()), ("label", pa.int64()), ("vertical", pa.string()),
         ("domain", pa.string()), ("view", pa.string()), ("image", pa.binary()), ("width", pa.int32()), ("height", pa.int32()),
-        ("attributes", pa.list_(pa.int8(), attributes)),
+        ("attributes", pa.list_(pa.int8(), attributes or -1)),  # lists of a fixed length 0 can't be read back from Parquet
     ])  # fmt: skip
 
 

@@ -209,9 +209,10 @@ def test_each_row_group_belongs_to_one_lane_and_is_read_once_an_epoch() -> None:
 
 
 def test_few_products_make_small_batches_and_few_row_groups_few_lanes() -> None:
-    plan = Plan(products([("bags", 0, [2, 2, 2]), ("bags", 1, [2, 2, 2])]), PlanSettings("products", 8, 2048, 0))
-    assert plan.lanes == 2
-    assert [len(images) for lane in (0, 1) for _, _, images in batches(plan, lane, Cursor(), 2)] == [6, 6, 6, 6]
+    groups = [("bags", shard, [2] * 3) for shard in range(3)] + [("bags", 3, [2])]
+    plan = Plan(products(groups), PlanSettings("products", 8, 2048, 0))
+    assert plan.lanes == 2  # not 4, whose batches would all be as small as the last row group
+    assert [len(images) for lane in (0, 1) for _, _, images in batches(plan, lane, Cursor(), 2)] == [8, 8, 8, 8]
 
 
 def test_a_window_holds_a_full_batch_however_small_it_was_asked_for() -> None:

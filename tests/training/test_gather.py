@@ -33,8 +33,9 @@ def gather_rows(team: Team) -> dict[str, Any]:
     """Each rank brings rank + 1 rows; the loss weighs every gathered element differently."""
     rows = numbers(team.rank + 1, 3, seed=team.rank).requires_grad_(True)
     bias = torch.zeros(sum(range(team.size + 1)), 3, requires_grad=True)
+    shift = bias * 1  # made before, so its backward runs after the gather's, on the same tensor of gradients
     found = gather(rows, team.group)
-    ((found + bias) * numbers(*found.shape, seed=99)).sum().backward()
+    ((found + shift) * numbers(*found.shape, seed=99)).sum().backward()
     labels = gather(torch.full((team.rank + 1,), team.rank), team.group)
     return {"found": found.detach(), "rows": rows.grad, "bias": bias.grad, "labels": labels}
 

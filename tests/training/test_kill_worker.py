@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -170,8 +171,7 @@ def test_failing_verticals_are_named_and_the_others_finish(
     error = capsys.readouterr().err
     assert code == 2
     assert error.startswith("error: 3 of 5 trainings failed: "), error
-    assert f"{first}: All stored images of a batch are corrupt" in error or f"{first}: " in error.split("failed: ")[1]
-    assert "ingest the dataset again" in error
+    assert re.search(rf"\b{first}: [^;]*images [^;]*are corrupt[^;]*ingest the dataset again", error), error
     assert f"{second}: a file of the dataset is damaged or missing" in error
     assert "joint: " in error
     assert {n for n in weights(tmp_path) if n != "initial"} == set(good)

@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from fashion_dml.config import Ingest
 from fashion_dml.data.schema import SPLITS
+from fashion_dml.data.sources.deepfashion import safe
 from fashion_dml.data.sources.files import Files, Reader
 from fashion_dml.data.sources.left_out import LeftOut
 from fashion_dml.data.sources.listed import Listed, protocol, to_table
@@ -54,7 +55,7 @@ def read_fabric(source: str, settings: Ingest) -> tuple[pa.Table, Reader, dict[s
         if f"{base}{name}" not in files.names:
             left_out.add("missing file", name, damage=True)
             continue
-        rows.append(Listed(f"{base}{name}", name.replace("/", "-"), fabric, VERTICAL, split))
+        rows.append(Listed(f"{base}{name}", safe(name.replace("/", "-")), fabric, VERTICAL, split))
     for other in sorted(files.names):
         if other.startswith(base) and other.lower().endswith(SUFFIXES) and other not in listed:
             left_out.add("not in split.csv", other.removeprefix(base))

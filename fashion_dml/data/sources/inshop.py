@@ -42,7 +42,7 @@ NAME = "DeepFashion In-Shop"
 PARTITION = "list_eval_partition.txt"
 HEADER = ("image_name", "item_id", "evaluation_status")
 FILE = re.compile(r"(\d+)_(\d+)_([A-Za-z]+)\.\w+")
-COLOURS = 1024
+COLOURS = 256
 BOX_SIDE = "256p"
 PUBLISHED = {
     "gallery": {"images": 12_612, "products": 3_985},

@@ -139,8 +139,9 @@ def vocabulary(table: pa.Table) -> list[str]:
 def attribute_matrix(table: pa.Table, words: list[str]) -> np.ndarray:
     """int8 [N, A]: 1 the row has the value, -1 it has another value of that column, 0 its column is empty."""
     matrix = np.zeros((table.num_rows, len(words)), np.int8)
+    signs = {n for n in table.column_names if n not in FIXED and pa.types.is_int8(table[n].type)}
     for a, word in enumerate(words):
-        if word in table.column_names:
+        if word in signs:
             matrix[:, a] = table[word].to_numpy()
             continue
         column, _, value = word.partition("=")
