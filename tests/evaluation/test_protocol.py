@@ -72,14 +72,21 @@ def test_product_level(protocol):
     assert (found.queries.relevant == 1).all()
 
 
+def test_a_product_in_two_verticals_is_a_right_answer_in_both():
+    a, _, _ = make_verticals(1.0)
+    twin = Vertical("twin", a.queries)
+    separate, merged = (evaluate([a, twin], p) for p in ("separate", "merged"))
+    alone = evaluate([a], "separate")
+    assert separate.by_vertical["dresses"].summary() == alone.by_vertical["dresses"].summary()
+    assert merged.by_vertical["dresses"].relevant.tolist() == (2 * alone.by_vertical["dresses"].relevant + 1).tolist()
+
+
 def test_bad_input_is_refused():
     a, b, _ = make_verticals(1.0)
     with pytest.raises(UserError, match="no vertical"):
         evaluate([], "separate")
     with pytest.raises(UserError, match="'dresses' is given 2 times"):
         evaluate([a, a], "separate")
-    with pytest.raises(UserError, match="The label 0 is used in 'dresses' and in 'more'"):
-        evaluate([a, Vertical("more", a.queries)], "separate")
     with pytest.raises(UserError, match="'shared'; choose separate or merged"):
         evaluate([a, b], "shared")
     none = Items(np.empty((0, 16), np.float32), np.empty(0, np.int64), np.empty(0, str))
