@@ -224,7 +224,8 @@ class Index(Section):
     )
     kind: Literal["flat", "flat_fp16"] = Field("flat", description="flat: exact, float32; flat_fp16: half the memory")
     splits: tuple[str, ...] = Field(
-        ("train", "validation", "test", "query", "gallery"), description="splits that make the catalogue, of those that exist"
+        ("train", "validation", "test", "gallery"),
+        description="splits that make the catalogue, of those that exist; query photos don't",
     )
     thumbnail_side: Annotated[int, Field(ge=32, le=512)] = Field(192, description="longest side of a thumbnail, pixels")
     keep_versions: Positive = Field(3, description="index versions kept beside the live one")

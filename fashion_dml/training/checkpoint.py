@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import pickle
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,7 +40,8 @@ def save(
     """
     buffer = io.BytesIO()
     torch.save({"optimizer": optimizer.state_dict(), "loss": loss.state_dict(), "progress": vars(progress)}, buffer)
-    save_model(directory, embedder, files={STATE: buffer.getvalue()}, key=key, step=progress.step)
+    state = buffer.getvalue()
+    save_model(directory, embedder, files={STATE: state}, key=key, step=progress.step, state=hashlib.sha256(state).hexdigest())
 
 
 def load(
@@ -52,12 +52,12 @@ def load(
     if manifest is None or manifest["key"] != key:
         return None
     try:
-        weights = (directory / WEIGHTS).read_bytes()
-        if hashlib.sha256(weights).hexdigest() != manifest["sha256"]:
-            raise ValueError("the weights have another sha256 than the manifest says")
+        weights, state_bytes = (directory / WEIGHTS).read_bytes(), (directory / STATE).read_bytes()
+        if [hashlib.sha256(data).hexdigest() for data in (weights, state_bytes)] != [manifest["sha256"], manifest.get("state")]:
+            raise ValueError("a file has another sha256 than the manifest says")
         embedder.load_state_dict(safetensors.torch.load(weights))
-        state = torch.load(io.BytesIO((directory / STATE).read_bytes()), map_location="cpu", weights_only=True)
-    except (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError, safetensors.SafetensorError) as error:
+        state = torch.load(io.BytesIO(state_bytes), map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, ValueError, safetensors.SafetensorError) as error:
         raise UserError(
             f"The checkpoint {directory} is damaged ({type(error).__name__}); delete it to train from the start."
         ) from error

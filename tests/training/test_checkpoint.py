@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -130,7 +131,7 @@ def cut(file: Path) -> None:
 DAMAGE: dict[str, Callable[[Path], object]] = {
     "cut": cut,
     "empty": lambda file: file.write_bytes(b""),
-    "noise": lambda file: file.write_bytes(os.urandom(4096)),
+    "noise": lambda file: file.write_bytes(random.Random(0).randbytes(4096)),
     "text": lambda file: file.write_bytes(b"not a checkpoint at all"),
     "missing": Path.unlink,
 }
@@ -145,11 +146,11 @@ def test_damage_is_named_with_what_to_do(tmp_path: Path, file: str, damage: Call
         load(tmp_path / "last", *make(1))
 
 
-def test_one_flipped_bit_is_noticed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("file", ["model.safetensors", "state.pt"])
+def test_one_flipped_bit_is_noticed(tmp_path: Path, file: str) -> None:
     save(tmp_path / "last", *make(0))
-    file = tmp_path / "last" / "model.safetensors"
-    data = bytearray(file.read_bytes())
-    data[-3] ^= 4
-    file.write_bytes(data)
+    data = bytearray((tmp_path / "last" / file).read_bytes())
+    data[len(data) // 2] ^= 4
+    (tmp_path / "last" / file).write_bytes(data)
     with pytest.raises(UserError, match="is damaged"):
         load(tmp_path / "last", *make(1))
