@@ -100,4 +100,4 @@ def together(world: int, function: Callable[..., Any], *args: Any) -> list[Any]:
     """function(team, *args) of `world` new processes joined by gloo; their results, by rank."""
     with tempfile.TemporaryDirectory() as home:
         mp.spawn(_rank, (world, home, function, args), nprocs=world)
-        return [torch.load(f"{home}/{rank}.pt", weights_only=False) for rank in range(world)]
+        return [torch.load(f"{home}/{rank}.pt", weights_only=True) for rank in range(world)]
