@@ -115,10 +115,17 @@ class Location:
     def read_json(self) -> Any:
         return json.loads(self.read_bytes())
 
+    def make_dir(self) -> None:
+        """Create the directory where there is none. Raises UserError if it can't be written to."""
+        try:
+            self.filesystem.create_dir(self.path, recursive=True)
+        except OSError as error:
+            raise UserError(f"{self} can't be written to ({error}); choose a place that is there and is yours.") from error
+
     @contextlib.contextmanager
     def writing(self) -> Iterator[Any]:
         """An output stream; the file appears whole when the block ends, and not at all if it fails."""
-        self.filesystem.create_dir(self.parent.path, recursive=True)
+        self.parent.make_dir()
         if not self.is_local:  # an object store shows a file only when its upload has been closed
             with tempfile.TemporaryFile() as whole:  # closing an upload halfway would publish the half
                 yield whole

@@ -26,6 +26,8 @@ def connect() -> None:
     if ray.is_initialized():
         return
     address = os.environ.get("RAY_ADDRESS")
+    # The first failure of several tasks is what a job raises; Ray would print the tracebacks of the others behind it.
+    os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
     # Workers' lines would drown a job's own output; they are in Ray's logs, and an error brings its traceback. The
     # dashboard is wanted: Ray Train asks its state API.
     local: dict[str, Any] = {} if address else {"include_dashboard": True, "dashboard_port": 0}

@@ -3,6 +3,7 @@
     python -m jobs.ingest folder --source photos.tar --workspace workspace
     python -m jobs.ingest generated --workspace workspace --ingest.generated.products_per_vertical 200
     python -m jobs.ingest inshop --source 'In-shop Clothes Retrieval Benchmark' --workspace workspace --ingest.validation_share 0
+    python -m jobs.ingest verify --workspace workspace        # checks a dataset: jobs/verify.py
 
 `folder` takes a folder or an uncompressed tar that holds a CSV and images, or a CSV or Parquet list with addresses
 (s3://...) or image bytes; `generated` draws a catalogue. The others take a public benchmark as it was released, unpacked or
@@ -34,6 +35,7 @@ from fashion_dml.data.sources.inshop import read_inshop
 from fashion_dml.data.sources.sop import read_sop
 from fashion_dml.data.sources.street2shop import read_street2shop
 from fashion_dml.storage import Location, UserError, read_manifest
+from jobs import verify
 from jobs.common import connect, console, main, print_table, write_report
 
 Read = Callable[[str, Ingest], tuple[pa.Table, Reader, dict[str, str]]]
@@ -82,6 +84,7 @@ def ingest(settings: IngestSettings) -> dict[str, Any]:
         console.print(f"{dataset} is complete and unchanged")
         return known
     prepared = prepare(rows, origin, settings.ingest, settings.seed, inputs)
+    dataset.make_dir()  # refuses here, not in many tasks at once
     (dataset / "manifest.json").delete()  # incomplete from here until the new manifest
     connect()
     shared = ray.put(reader)
@@ -110,6 +113,8 @@ def ingest(settings: IngestSettings) -> dict[str, Any]:
 def entry(argv: list[str] | None = None) -> int:
     """Exit code of the command line; the first argument may name the kind."""
     args = list(sys.argv[1:] if argv is None else argv)
+    if args[:1] == ["verify"]:
+        return verify.entry(args[1:])
     if args and not args[0].startswith("-"):
         args = ["--kind", args[0], *args[1:]]
     return main(IngestSettings, ingest, prog="python -m jobs.ingest", doc=__doc__, argv=args)

@@ -89,6 +89,16 @@ def test_addresses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         Location.of("ftp://host/x")
 
 
+def test_a_place_that_cannot_be_written_to_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    for write in (
+        Location.of(tmp_path / "file" / "below").make_dir,
+        lambda: (Location.of(tmp_path / "file") / "x").write_bytes(b""),
+    ):
+        with pytest.raises(UserError, match=rf"^{tmp_path}/file.* can't be written to \(.*\); choose a place"):
+            write()
+
+
 def test_a_local_copy_follows_its_file(tmp_path: Path) -> None:
     store = Location(pafs.SubTreeFileSystem(str(tmp_path), pafs.LocalFileSystem()), "bucket", f"s3-{tmp_path.name}")
     (store / "model").write_bytes(b"first")

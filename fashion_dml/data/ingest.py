@@ -12,7 +12,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from fashion_dml.config import Ingest
-from fashion_dml.data.schema import PRODUCTS, SPLITS, Part
+from fashion_dml.data.digests import Hashed
+from fashion_dml.data.schema import PRODUCTS, PRODUCTS_FILE, SPLITS, Part
 from fashion_dml.data.shards import PartReport, shard_count, shard_of
 from fashion_dml.data.sources.left_out import LeftOut, attached
 from fashion_dml.data.sources.rows import attribute_matrix, check_rows, hold_out_validation, vocabulary
@@ -111,8 +112,9 @@ def finish(
             f"the first is {first}; mend or remove them, or raise the limit."
         )
     products = sorted((p for r in reports for p in r.products), key=lambda p: (p["label"], p["vertical"], p["split"]))
-    with (dataset / "products.parquet").writing() as stream:
-        pq.write_table(pa.Table.from_pylist(products, PRODUCTS), stream)
+    with (dataset / PRODUCTS_FILE).writing() as stream, Hashed(stream) as hashed:
+        pq.write_table(pa.Table.from_pylist(products, PRODUCTS), hashed)
+    files = {f"images/{r.part.relative}": r.sha256 for r in reports if r.products} | {PRODUCTS_FILE: hashed.sha256}
     counts: dict[str, dict[str, dict[str, int]]] = {}
     for product in products:
         cell = counts.setdefault(product["vertical"], {}).setdefault(product["split"], {"products": 0, "images": 0})
@@ -123,6 +125,7 @@ def finish(
         dataset, kind="dataset", config=config, inputs=inputs, seconds=seconds, attributes=ingestion.words, shards=ingestion.shards,
         images=sum(r.images for r in reports), products=len({p["label"] for p in products}), bytes=sum(r.bytes for r in reports),
         unreadable={"count": len(unreadable), "first": unreadable[:20]}, dropped=left_out.dropped(), protocol=left_out.notes, verticals=counts,
+        files=files,
     )  # fmt: skip
 
 

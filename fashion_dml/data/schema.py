@@ -1,6 +1,6 @@
 """The dataset layout: what an ingest job writes and every other job reads.
 
-    dataset/manifest.json                                        written last
+    dataset/manifest.json                                        written last; `files` holds the sha256 of the others
     dataset/products.parquet                                     one row per product (and vertical, where one has several)
     dataset/images/split=S/vertical=V/part-NNNNN.parquet         one row per image; NNNNN is the product's shard
 
@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 from fashion_dml.storage import Location, UserError, require_manifest
 
+PRODUCTS_FILE = "products.parquet"
 SPLITS = ("train", "validation", "test", "query", "gallery")
 """Products of `test` search among themselves. A benchmark with roles has `query` and `gallery` instead, which share products."""
 DOMAINS = ("shop", "consumer", "street")
@@ -74,7 +75,7 @@ class Dataset:
             raise UserError(
                 f"{location} holds a {manifest.get('kind')!r}, not a dataset; give the directory that jobs.ingest wrote."
             )
-        file = location / "products.parquet"
+        file = location / PRODUCTS_FILE
         if not file.is_file():
             raise UserError(f"{file} is missing though the dataset's manifest is there; ingest the dataset again.")
         with file.open_input() as stream:

@@ -13,6 +13,7 @@ from PIL import Image
 
 from fashion_dml.config import Ingest
 from fashion_dml.data.decode import UnreadableImage
+from fashion_dml.data.digests import Hashed
 from fashion_dml.data.schema import Part, images_schema
 from fashion_dml.data.sources.files import Reader
 from fashion_dml.data.sources.rows import hash64
@@ -41,6 +42,7 @@ class PartReport:
     bytes: int = 0
     unreadable: list[str] = field(default_factory=list)
     reasons: list[str] = field(default_factory=list)  # of each unreadable one
+    sha256: str = ""  # of the file
 
 
 def encode(image: Image.Image, short_side: int, quality: int) -> tuple[bytes, int, int]:
@@ -72,8 +74,9 @@ def write_part(
     group_bytes, group_index = 0, 0
     with (
         file.writing() as stream,
+        Hashed(stream) as hashed,
         pq.ParquetWriter(
-            stream, schema, compression="none", use_dictionary=["vertical", "domain", "view", "product_id"]
+            hashed, schema, compression="none", use_dictionary=["vertical", "domain", "view", "product_id"]
         ) as writer,
     ):
 
@@ -112,6 +115,7 @@ def write_part(
             "fashion_dml.key": key, "fashion_dml.unreadable": "\n".join(report.unreadable),
             "fashion_dml.reasons": "\n".join(report.reasons),
         })  # fmt: skip
+    report.sha256 = hashed.sha256
     return report
 
 
@@ -150,4 +154,5 @@ def _existing(file: Location, part: Part, key: str) -> PartReport | None:
                 })  # fmt: skip
             report.images += len(ids)
             report.bytes += sum(len(v) for v in table["image"].to_pylist())
+    report.sha256 = file.sha256()
     return report

@@ -29,7 +29,7 @@ from fashion_dml.training.specialists import (
 from fashion_dml.training.task import DistillTask
 from fashion_dml.training.teachers import Teacher, read_teachers
 from fashion_dml.training.validation import Validation
-from fashion_dml.training.workers import fit, join_team, preflight
+from fashion_dml.training.workers import check_norms, fit, join_team, preflight
 
 UNIFIED = "unified"
 
@@ -86,13 +86,14 @@ def run(settings: DistillSettings, watch: Callable[[Any, threading.Event], None]
     output = workspace / UNIFIED
     if (known := finished(output, recipe.key)) is not None:
         return known
+    check_norms(settings.model, settings.cluster, settings.cluster.workers)
     preflight(settings.cluster)
     queue = Queue.remote([UNIFIED])  # type: ignore[attr-defined]
     stop = threading.Event()
     watcher = threading.Thread(target=watch, args=(queue, stop), daemon=True)
     watcher.start()
     try:
-        fit(_worker, {"settings": settings, "queue": queue}, settings.cluster, name=UNIFIED, storage=workspace)
+        fit(_worker, {"settings": settings, "queue": queue}, settings.cluster, name=UNIFIED)
     finally:
         stop.set()
         watcher.join()

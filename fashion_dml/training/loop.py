@@ -13,7 +13,6 @@ import torch.distributed as dist
 from timm.layers import convert_sync_batchnorm
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.tensorboard import SummaryWriter
 
 from fashion_dml.config import Augment, Data, Optim
 from fashion_dml.data.augment import augment, draws
@@ -24,6 +23,7 @@ from fashion_dml.models.embedder import Embedder
 from fashion_dml.models.store import load_model, save_model
 from fashion_dml.storage import Location, UserError, read_manifest
 from fashion_dml.training import checkpoint
+from fashion_dml.training.board import Board
 from fashion_dml.training.checkpoint import Progress
 from fashion_dml.training.optim import create_optimizer, rate, set_rate
 from fashion_dml.training.task import Task
@@ -96,7 +96,7 @@ def train(
         module = DistributedDataParallel(task, device_ids=devices, process_group=team.group, broadcast_buffers=False)
     half = mixed(recipe.optim, device)
     stats = StreamStats()
-    board = SummaryWriter(str((output / "logs").local_file())) if team.rank == 0 and output.is_local else None
+    board = Board(output / "logs") if team.rank == 0 else None
     task.train()
     began, before = time.monotonic(), progress.seconds
     for batch in stream(
@@ -142,14 +142,16 @@ def train(
                 )
                 if board is not None:
                     for name, value in values.items():
-                        board.add_scalar(f"train/{name}", value, progress.step)
-                    board.add_scalar("train/learning_rate", optimizer.param_groups[0]["lr"], progress.step)
+                        board.add(f"train/{name}", value, progress.step)
+                    board.add("train/learning_rate", optimizer.param_groups[0]["lr"], progress.step)
         if validates:
             _validate(recipe, embedder, validation, output, team, progress, board)
         if saves and team.rank == 0:
             progress.waited_seconds += stats.waited_seconds
             stats.waited_seconds = 0.0
             checkpoint.save(output / "last", embedder, task.loss, optimizer, progress, recipe.key)
+            if board is not None:
+                board.save()
     if board is not None:
         board.close()
     if team.rank == 0:
@@ -183,7 +185,7 @@ def _validate(
     output: Location,
     team: Team,
     progress: Progress,
-    board: SummaryWriter | None,
+    board: Board | None,
 ) -> None:
     """R@1 on validation products; the best model so far is kept in `output/best`, at a tie the later one."""
     if team.rank != 0 or validation is None or not validation.images:
@@ -192,7 +194,7 @@ def _validate(
     mean = sum(recalls.values()) / len(recalls)
     progress.validations.append({"step": progress.step, "R@1": mean, "verticals": recalls})
     if board is not None:
-        board.add_scalar("validation/R@1", mean, progress.step)
+        board.add("validation/R@1", mean, progress.step)
     if mean >= progress.best:
         progress.best, progress.best_step = mean, progress.step
         save_model(output / "best", embedder, key=recipe.key, step=progress.step)

@@ -28,7 +28,7 @@ from fashion_dml.storage import Location, UserError, manifest_sha256, read_manif
 from fashion_dml.training.loop import Recipe, Team, finished, train
 from fashion_dml.training.task import MetricTask
 from fashion_dml.training.validation import Validation
-from fashion_dml.training.workers import fit, join_team, preflight
+from fashion_dml.training.workers import check_norms, fit, join_team, preflight
 
 JOINT = "joint"
 INITIAL = "initial"
@@ -170,13 +170,14 @@ def run(settings: TrainSettings, names: list[str] | None, watch: Callable[[Any, 
     todo = [a for a in todo if finished(workspace / "specialists" / a.name, a.recipe.key) is None]
     if not todo:
         return {}
+    check_norms(settings.model, settings.cluster, settings.cluster.team)
     preflight(settings.cluster)
     queue = Queue.remote([a.name for a in todo])  # type: ignore[attr-defined]
     stop = threading.Event()
     watcher = threading.Thread(target=watch, args=(queue, stop), daemon=True)
     watcher.start()
     try:
-        fit(_worker, {"settings": settings, "queue": queue}, settings.cluster, name="specialists", storage=workspace)
+        fit(_worker, {"settings": settings, "queue": queue}, settings.cluster, name="specialists")
     finally:
         stop.set()
         watcher.join()

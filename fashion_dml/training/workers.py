@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections.abc import Callable
 from typing import Any
@@ -14,8 +15,8 @@ import torch.distributed as dist
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
-from fashion_dml.config import Cluster
-from fashion_dml.storage import Location, UserError
+from fashion_dml.config import Cluster, Model
+from fashion_dml.storage import UserError
 from fashion_dml.training.loop import Team
 
 DATA_CPUS = 0.25  # a Ray Data read task asks for this much
@@ -43,9 +44,16 @@ def preflight(settings: Cluster) -> None:
         )
 
 
-def fit(
-    function: Callable[[dict[str, Any]], Any], config: dict[str, Any], settings: Cluster, *, name: str, storage: Location
-) -> None:
+def check_norms(model: Model, settings: Cluster, team: int) -> None:
+    """Refuse live batch norm that can't be synchronised: torch does it on GPUs only, one worker alone needs it nowhere."""
+    if model.batch_norm == "live" and team > 1 and not settings.gpus_per_worker:
+        raise UserError(
+            f"model.batch_norm = live needs the statistics of all {team} workers that train together, which takes GPUs: "
+            f"use model.batch_norm = frozen, cluster.gpus_per_worker, or one worker."
+        )
+
+
+def fit(function: Callable[[dict[str, Any]], Any], config: dict[str, Any], settings: Cluster, *, name: str) -> None:
     """Run `function(config)` on every worker; when a worker dies, all start again, `max_failures` times.
 
     The function must be safe to start again: it goes on from its own checkpoints.
@@ -56,7 +64,7 @@ def fit(
         resources["GPU"] = settings.gpus_per_worker
     # The run's own directory holds nothing we need (checkpoints lie in the workspace); each run gets a new one, so
     # that an earlier run of the same name is never taken up in place of our own cursors.
-    home = tempfile.mkdtemp(prefix=f"{name}-") if storage.is_local else f"{storage}/.train"
+    home = tempfile.mkdtemp(prefix=f"{name}-")
     trainer = TorchTrainer(
         function,
         train_loop_config=config,
@@ -68,7 +76,10 @@ def fit(
             name=os.path.basename(home), storage_path=home, failure_config=FailureConfig(max_failures=settings.max_failures)
         ),
     )
-    trainer.fit()
+    try:
+        trainer.fit()
+    finally:
+        shutil.rmtree(home, ignore_errors=True)
 
 
 def join_team(settings: Cluster, size: int) -> Team:

@@ -37,7 +37,7 @@ from jobs.ingest import IngestSettings, ingest
 
 WORKERS = 2
 REPEATS = 3
-PRODUCTS, STEPS = 120, 60
+PRODUCTS, STEPS = 60, 60
 TRAIN_STEPS = 20
 MANY_PRODUCTS = 10_000_000
 

@@ -11,7 +11,7 @@ import torch
 from drawn import small_dataset
 from train_helpers import DATA, MODEL
 
-from fashion_dml.config import Cluster, Specialists
+from fashion_dml.config import Cluster, Model, Specialists
 from fashion_dml.data.schema import Dataset
 from fashion_dml.models.store import load_model
 from fashion_dml.storage import UserError
@@ -24,7 +24,7 @@ from fashion_dml.training.specialists import (
     plan_for,
     trainable,
 )
-from fashion_dml.training.workers import preflight
+from fashion_dml.training.workers import check_norms, preflight
 
 
 def settings(**specialists: Any) -> TrainSettings:
@@ -191,3 +191,11 @@ def test_preflight_refuses_with_the_arithmetic(ray_local: str) -> None:
         preflight(Cluster(workers=workers, cpus_per_worker=0.5))
     with pytest.raises(UserError, match=r"2 workers x 4 GPUs = 8, but the cluster has \d+ GPUs at most: lower"):
         preflight(Cluster(workers=2, cpus_per_worker=0.1, gpus_per_worker=4))
+
+
+def test_live_batch_norm_of_a_team_needs_gpus() -> None:
+    live = Model(batch_norm="live")
+    check_norms(live, Cluster(), team=1)
+    check_norms(live, Cluster(gpus_per_worker=1), team=2)
+    with pytest.raises(UserError, match="statistics of all 2 workers"):
+        check_norms(live, Cluster(), team=2)

@@ -1,0 +1,35 @@
+"""TensorBoard logs of a training, in an object store too."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from torch.utils.tensorboard import SummaryWriter
+
+from fashion_dml.storage import Location
+
+
+class Board:
+    """Scalars under `logs`. TensorBoard appends to its file, which an object store can't: there a copy goes up with each save."""
+
+    def __init__(self, logs: Location) -> None:
+        self._logs = logs
+        self._aside = None if logs.is_local else tempfile.TemporaryDirectory(prefix="fashion-dml-logs-")
+        self._writer = SummaryWriter(logs.path if self._aside is None else self._aside.name)
+
+    def add(self, name: str, value: float, step: int) -> None:
+        self._writer.add_scalar(name, value, step)
+
+    def save(self) -> None:
+        """Make what was added so far readable where the logs belong."""
+        self._writer.flush()
+        for file in sorted(Path(self._aside.name).iterdir()) if self._aside is not None else ():
+            (self._logs / file.name).write_bytes(file.read_bytes())
+
+    def close(self) -> None:
+        """Save and end."""
+        self._writer.close()
+        self.save()
+        if self._aside is not None:
+            self._aside.cleanup()
