@@ -13,7 +13,7 @@ from torch import nn
 
 from fashion_dml.models.embedder import Embedder
 from fashion_dml.models.store import WEIGHTS, save_model
-from fashion_dml.storage import Location, UserError, read_manifest
+from fashion_dml.storage import Location, UserError, read_manifest, require_manifest
 
 STATE = "state.pt"
 
@@ -31,6 +31,18 @@ class Progress:
     validations: list[dict[str, Any]] = field(default_factory=list)
 
 
+def _slots(directory: Location) -> list[Location]:
+    """Where a checkpoint may lie. An object store can't rename, so there two places take turns: a save in progress
+    never touches the checkpoint that is to be resumed if it fails."""
+    return [directory] if directory.is_local else [directory, directory.parent / f"{directory.name}-other"]
+
+
+def _step(slot: Location, key: str) -> int:
+    """The step of the complete checkpoint of this key in a slot; -1 if there is none."""
+    manifest = read_manifest(slot)
+    return int(manifest["step"]) if manifest is not None and manifest["key"] == key else -1
+
+
 def save(
     directory: Location, embedder: Embedder, loss: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress, key: str
 ) -> None:
@@ -41,16 +53,18 @@ def save(
     buffer = io.BytesIO()
     torch.save({"optimizer": optimizer.state_dict(), "loss": loss.state_dict(), "progress": vars(progress)}, buffer)
     state = buffer.getvalue()
-    save_model(directory, embedder, files={STATE: state}, key=key, step=progress.step, state=hashlib.sha256(state).hexdigest())
+    slot = min(_slots(directory), key=lambda s: _step(s, key))
+    save_model(slot, embedder, files={STATE: state}, key=key, step=progress.step, state=hashlib.sha256(state).hexdigest())
 
 
 def load(
     directory: Location, embedder: Embedder, loss: nn.Module, optimizer: torch.optim.Optimizer, key: str
 ) -> Progress | None:
     """Restore a checkpoint of this key; None if there is none. Raises UserError if its files are damaged."""
-    manifest = read_manifest(directory)
-    if manifest is None or manifest["key"] != key:
+    directory = max(_slots(directory), key=lambda s: _step(s, key))
+    if _step(directory, key) < 0:
         return None
+    manifest = require_manifest(directory, made_by="the training")
     try:
         weights, state_bytes = (directory / WEIGHTS).read_bytes(), (directory / STATE).read_bytes()
         if [hashlib.sha256(data).hexdigest() for data in (weights, state_bytes)] != [manifest["sha256"], manifest.get("state")]:
