@@ -103,7 +103,7 @@ class PlanDataset(IterableDataset[tuple[torch.Tensor, torch.Tensor]]):
         for window in plan.windows(info.id, Cursor(), self.steps):
             for table in read_window(plan, window, sources):
                 pixels, _, _ = decode_batch(table, self.data.height, self.data.width)
-                yield torch.from_numpy(pixels), torch.from_numpy(table["label"].to_numpy())
+                yield torch.from_numpy(pixels), torch.from_numpy(table["label"].to_numpy().copy())
 
 
 def stream_rates(address: str) -> tuple[list[Row], dict[str, list[float]]]:
