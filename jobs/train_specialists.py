@@ -28,7 +28,7 @@ def train_specialists(settings: TrainSettings) -> dict[str, Any]:
     dataset = Dataset.open(workspace / "dataset")
     todo = assignments(dataset, settings, joint=settings.specialists.joint)
     connect()
-    failures = run(settings, None, watch)
+    failures = run(settings, watch)
     models = {a.name: finished(workspace / "specialists" / a.name, a.recipe.key) for a in todo}
     done = {name: manifest for name, manifest in models.items() if manifest is not None}
     rows = []

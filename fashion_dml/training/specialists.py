@@ -162,11 +162,11 @@ class Queue:
         return self._progress, self._ended
 
 
-def run(settings: TrainSettings, names: list[str] | None, watch: Callable[[Any, threading.Event], None]) -> dict[str, str]:
+def run(settings: TrainSettings, watch: Callable[[Any, threading.Event], None]) -> dict[str, str]:
     """Train what isn't finished; returns the failures by name. `watch(queue, stop)` runs in a thread meanwhile."""
     workspace = Location.of(settings.workspace)
     dataset = Dataset.open(workspace / "dataset")
-    todo = [a for a in assignments(dataset, settings, joint=settings.specialists.joint) if names is None or a.name in names]
+    todo = assignments(dataset, settings, joint=settings.specialists.joint)
     todo = [a for a in todo if finished(workspace / "specialists" / a.name, a.recipe.key) is None]
     if not todo:
         return {}
