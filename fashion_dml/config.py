@@ -98,23 +98,40 @@ class Data(Section):
     window_images: Positive = Field(
         2048, description="images that a lane mixes at a time: it reads row groups until it has so many"
     )
-    prefetch_batches: Positive = Field(4, description="batches held ready for the trainer")
+    prefetch_batches: Positive = Field(4, description="most batches held ready for the trainer")
+    prefetch_bytes: Annotated[int, Field(ge=1 << 20)] = Field(
+        256 << 20, description="most bytes of ready batches, and of images on their way to a worker"
+    )
     max_corrupt: Share = Field(0.01, description="share of corrupt images before the job stops")
 
 
 class Augment(Section):
     """Random changes of training images, on the device; seeded by (seed, epoch, step, lane, row)."""
 
-    scale: tuple[float, float] = Field((0.8, 1.1), description="zoom drawn from this range")
+    scale: tuple[float, float] = Field(
+        (0.8, 1.1), description="share of the photo's sides that is shown, drawn from this range; above 1 zooms out"
+    )
     aspect: Annotated[float, Field(ge=0, lt=1)] = Field(0.08, description="largest relative change of aspect")
     shift: Share = Field(0.08, description="largest shift, share of the side")
     rotate: Annotated[float, Field(ge=0, le=180)] = Field(8.0, description="largest rotation, degrees")
     flip: Share = Field(0.5, description="probability of a horizontal flip")
+    flip_vertical: Share = Field(0.0, description="probability of a vertical flip; for fabrics, which have no top")
+    padding: Literal["border", "reflect"] = Field(
+        "border", description="what is shown beyond the photo: its border goes on, or its mirror image, for fabrics"
+    )
+    shade: Share = Field(0.0, description="largest relative difference of light from the photo's middle to its edge")
     light: Share = Field(0.3, description="largest relative change of brightness and contrast")
     colour: Share = Field(0.8, description="probability of a new hue and saturation")
     grey: Share = Field(0.2, description="probability of greyscale")
     invert: Share = Field(0.1, description="probability of inverted lightness")
     erase: Share = Field(0.15, description="probability of an erased rectangle")
+
+    @model_validator(mode="after")
+    def _range(self) -> Augment:
+        low, high = self.scale
+        if not 0 < low <= high <= 4:
+            raise ValueError(f"scale is from {low} to {high}; it must rise within 0 to 4")
+        return self
 
 
 class Model(Section):
@@ -146,14 +163,127 @@ class Optim(Section):
     compile: bool = Field(False, description="torch.compile the trunk")
 
 
+class Granularity(Section):
+    """Soft-binomial deviance: attributes say how alike two products are."""
+
+    form: Literal["deviance", "A", "B", "C"] = Field(
+        "A",
+        description="deviance: no attributes; A: alike negatives are pushed less; B: also alike positives pulled more; C: soft labels",
+    )
+    g: Literal["labels", "predicted", "shuffled"] = Field(
+        "labels",
+        description="likeness from attribute labels, the attribute head, or labels of other images of the batch (control)",
+    )
+    likeness: Literal["cosine", "jaccard"] = Field("cosine", description="similarity of two images' attributes")
+    columns: tuple[str, ...] = Field((), description="attribute columns that make the likeness, as colour; empty: all")
+    head_weight: Annotated[float, Field(ge=0)] = Field(
+        1.0, description="weight of the attribute head's own loss; 0: no attribute head"
+    )
+    slope: Annotated[float, Field(gt=0, le=100)] = Field(2.0, description="b1: slope of the deviance")
+    centre: Annotated[float, Field(ge=-1, le=1)] = Field(0.5, description="b2: cosine between positives and negatives")
+    negative_weight: Annotated[float, Field(gt=0, le=1000)] = Field(25.0, description="C: slope of negatives over positives'")
+
+    @model_validator(mode="after")
+    def _predicted(self) -> Granularity:
+        if self.form != "deviance" and self.g == "predicted" and self.head_weight == 0:
+            raise ValueError("g = predicted needs the attribute head; set head_weight above 0")
+        return self
+
+
+class MultiObjective(Section):
+    """Pair, proxy and proxy-proxy terms."""
+
+    pair_weight: Annotated[float, Field(ge=0)] = Field(1.0, description="l1: weight of Multi-Similarity")
+    proxy_weight: Annotated[float, Field(ge=0)] = Field(1.0, description="l2: weight of Proxy-Anchor")
+    proxy_proxy_weight: Annotated[float, Field(ge=0)] = Field(1.0, description="l3: weight of the proxies' own distances")
+    pair_alpha: Annotated[float, Field(gt=0)] = Field(2.0, description="a: sharpness over positives")
+    pair_beta: Annotated[float, Field(gt=0)] = Field(50.0, description="b: sharpness over negatives")
+    pair_centre: Annotated[float, Field(ge=-1, le=1)] = Field(0.5, description="lam: cosine between positives and negatives")
+    pair_epsilon: Annotated[float, Field(ge=0, le=2)] = Field(
+        0.1, description="cosine by which a pair may miss its anchor's hardest opposite pair and still count; 2: all pairs"
+    )
+    proxy_margin: Annotated[float, Field(ge=0, le=1)] = Field(0.1, description="margin of Proxy-Anchor, cosine")
+    proxy_alpha: Annotated[float, Field(gt=0)] = Field(32.0, description="sharpness of Proxy-Anchor")
+    proxy_proxy_beta: Annotated[float, Field(gt=0)] = Field(50.0, description="b': sharpness over other proxies")
+    proxy_proxy_centre: Annotated[float, Field(ge=-1, le=1)] = Field(
+        0.5, description="lam': cosine above which two proxies count as near"
+    )
+    near_classes: Positive = Field(32, description="nearest other classes of a batch class that its proxy is pushed from")
+    proxy_rate: Annotated[float, Field(gt=0)] = Field(100.0, description="learning rate of the proxies over the trunk's")
+
+    @model_validator(mode="after")
+    def _some_term(self) -> MultiObjective:
+        if self.pair_weight + self.proxy_weight + self.proxy_proxy_weight == 0:
+            raise ValueError("all three weights are 0; set one above 0")
+        return self
+
+
+class Cascade(Section):
+    """Hard-aware cascade: each level of the embedding learns from harder pairs."""
+
+    ranking: Literal["own-rank", "nested", "all"] = Field(
+        "own-rank",
+        description="what a level ranks; own-rank: all pairs; nested: those the level before kept; all: nothing, it keeps every pair",
+    )
+    shares: Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], Field(min_length=1, max_length=8)] = Field(
+        (1.0, 0.5, 0.2), description="share of the ranked pairs that a level keeps, hardest first; as many as levels"
+    )
+    negative_weight: Annotated[float, Field(gt=0)] = Field(10.0, description="weight of negative pairs over positive ones")
+    margin: Annotated[float, Field(gt=0, le=4)] = Field(1.0, description="squared distance beyond which negatives rest, 0-4")
+
+
+class FocusRanking(Section):
+    """Disorder of a query's list: negatives that stand before a positive."""
+
+    form: Literal["hinge", "softplus", "info-nce"] = Field(
+        "hinge", description="penalty of a negative before a positive; info-nce: softplus of all of a positive's terms together"
+    )
+    margin: Annotated[float, Field(ge=0, le=2)] = Field(0.1, description="cosine by which positives must lead, 0-2")
+    temperature: Annotated[float, Field(gt=0)] = Field(
+        1.0, description="divides the terms of softplus and info-nce; less is sharper"
+    )
+    rank_weight: bool = Field(False, description="weigh disorder at the head of the list more; not with info-nce")
+
+    @model_validator(mode="after")
+    def _summed(self) -> FocusRanking:
+        if self.rank_weight and self.form == "info-nce":
+            raise ValueError("rank_weight has no meaning with form = info-nce; choose hinge or softplus")
+        return self
+
+
+class Memory(Section):
+    """Cross-batch memory: embeddings of past batches as further positives and negatives."""
+
+    size: Annotated[int, Field(ge=0, le=1 << 20)] = Field(
+        0, description="embeddings kept, fewer than the training images; 0: none. Not with cascade and pml losses"
+    )
+    start: Annotated[int, Field(ge=0)] = Field(0, description="batches before they are used: a young model drifts fast")
+
+
 class Loss(Section):
     """The loss of specialists and joint model."""
 
-    name: str = Field("triplet", description="key of the registry of losses")
+    name: str = Field(
+        "triplet",
+        description="triplet, granularity, multi_objective, cascade, focus_ranking, or pml:NAME, any loss of PyTorch Metric Learning",
+    )
     margin: Annotated[float, Field(gt=0, le=4)] = Field(0.2, description="squared distance of unit vectors, 0-4")
     mining: Literal["semi-hard", "batch-hard", "all"] = Field(
         "semi-hard", description="which negatives of the batch make triplets"
     )
+    soft_margin: bool = Field(
+        False, description="softplus of a triplet instead of its hinge; margin then only bounds the mined negatives"
+    )
+    granularity: Granularity = Granularity()
+    multi_objective: MultiObjective = MultiObjective()
+    cascade: Cascade = Cascade()
+    focus_ranking: FocusRanking = FocusRanking()
+    memory: Memory = Memory()
+    miner: str = Field("", description="a miner's name, with pml:NAME only; empty: none")
+    arguments: dict[str, bool | int | float | str] = Field(
+        {}, description="arguments of the pml loss, as {alpha: 2}; classes and dimension are filled in"
+    )
+    miner_arguments: dict[str, bool | int | float | str] = Field({}, description="arguments of the miner")
 
 
 class Specialists(Section):
@@ -166,6 +296,14 @@ class Specialists(Section):
         16, description="P: products of a lane's batch; fewer where a vertical has fewer"
     )
     images_per_product: Annotated[int, Field(ge=2)] = Field(2, description="K: images of each product")
+    batches: Literal["vertical-wise", "mixed", "balanced", "hard-classes"] = Field(
+        "vertical-wise",
+        description="a batch shows one vertical; products as they come; all verticals by weight; products and their nearest ones",
+    )
+    neighbours: Positive = Field(3, description="nearest products that join each seed product of a hard-classes batch")
+    weights: dict[str, Annotated[float, Field(gt=0, le=1000)]] = Field(
+        {}, description="times an epoch uses a vertical's products; balanced: its share of a batch; 1 where none is given"
+    )
     groups: dict[str, tuple[str, ...]] = Field(
         {}, description="verticals that share a specialist, by group name; others stand alone"
     )
@@ -182,9 +320,15 @@ class Specialists(Section):
 class Distill(Section):
     """The unified model, from the specialists' embeddings."""
 
-    loss: Literal["l2", "cosine", "relational"] = Field("l2", description="distance to the teacher's embedding")
+    loss: Literal["l2", "cosine", "relational", "l2+relational", "projection"] = Field(
+        "l2",
+        description="distance to the teacher's embedding; relational and projection (a learned map) take teachers of other dimensions",
+    )
     steps: Annotated[int, Field(ge=0)] = Field(0, description="steps; 0: as many images as all specialists together")
     images_per_batch: Annotated[int, Field(ge=2)] = Field(32, description="images of a lane's batch")
+    weights: dict[str, Annotated[float, Field(gt=0, le=1000)]] = Field(
+        {}, description="times an epoch uses a vertical's images; 1 where none is given"
+    )
     validate_every: Positive = Field(100, description="steps between validations")
     checkpoint_every: Positive = Field(100, description="steps between checkpoints")
     keep: Literal["best", "last"] = Field("last", description="which checkpoint the later stages use")
@@ -264,20 +408,39 @@ class Serve(Section):
 class Cluster(Section):
     """What the training jobs ask of the cluster."""
 
-    workers: Positive = Field(2, description="training workers")
+    workers: Positive | tuple[Positive, Positive] = Field(
+        2, description="training workers; [2, 8]: elastic, as many of 2 to 8 as the cluster holds at the time"
+    )
     team: Positive = Field(1, description="workers that train one specialist together; divides workers")
+    resize_every_s: Annotated[float, Field(gt=0)] = Field(
+        60, description="seconds between looks whether elastic workers should become more"
+    )
     cpus_per_worker: Annotated[float, Field(gt=0)] = Field(0.5, description="CPUs a worker asks for; leave some to Ray Data")
     gpus_per_worker: Annotated[float, Field(ge=0)] = Field(0, description="GPUs a worker asks for; may be a fraction")
     threads_per_worker: Annotated[int, Field(ge=0)] = Field(
         0, description="torch threads of a worker; 0: the node's cores shared among its workers"
     )
-    max_failures: Annotated[int, Field(ge=0)] = Field(8, description="times a run goes on after a worker has died")
+    max_failures: Annotated[int, Field(ge=-1)] = Field(
+        8, description="times a run goes on after a worker has died; -1: without end, for spot nodes"
+    )
 
     @model_validator(mode="after")
     def _teams(self) -> Cluster:
-        if self.workers % self.team:
+        if self.fewest > self.most:
+            raise ValueError(f"workers are from {self.fewest} to {self.most}; give the smaller number first")
+        if self.fewest % self.team or self.most % self.team:
             raise ValueError(f"team is {self.team} and doesn't divide workers = {self.workers}; choose a divisor")
         return self
+
+    @property
+    def fewest(self) -> int:
+        """Workers that a run needs at least."""
+        return self.workers if isinstance(self.workers, int) else self.workers[0]
+
+    @property
+    def most(self) -> int:
+        """Workers that a run uses at most."""
+        return self.workers if isinstance(self.workers, int) else self.workers[1]
 
 
 class JobSettings(BaseModel):

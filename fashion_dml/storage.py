@@ -7,6 +7,7 @@ written atomically, so a killed process leaves nothing that looks finished.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -124,8 +125,21 @@ class Location:
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[Any]:
-        """An output stream; the file appears whole when the block ends, and not at all if it fails."""
+        """An output stream; the file appears whole when the block ends, and not at all if it fails.
+
+        Raises UserError on a full disk.
+        """
         self.parent.make_dir()
+        try:
+            yield from self._writing()
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise UserError(
+                    f"There is no space left to write {self}: free some, then run the job again; it goes on where it stopped."
+                ) from error
+            raise
+
+    def _writing(self) -> Iterator[Any]:
         if not self.is_local:  # an object store shows a file only when its upload has been closed
             with tempfile.TemporaryFile() as whole:  # closing an upload halfway would publish the half
                 yield whole

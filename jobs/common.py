@@ -48,7 +48,7 @@ def user_error(error: BaseException) -> UserError | None:
         seen.add(id(current))
         # Ray's wrapper is an instance of its cause's class too, but its text is a traceback.
         if isinstance(current, UserError) and not isinstance(current, ray.exceptions.RayTaskError):
-            return current
+            return UserError(str(current).split("\nFailed to apply UDF")[0])  # Ray Data adds advice of its own
         stack += [current.__cause__, current.__context__, getattr(current, "cause", None)]
         stack += list((getattr(current, "worker_failures", None) or {}).values())
     return None

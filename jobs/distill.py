@@ -23,7 +23,7 @@ def distill(settings: DistillSettings) -> dict[str, Any]:
     started = time.monotonic()
     connect()
     model = run(settings, watch)
-    shown = {k: model[k] for k in ("steps", "images", "seconds", "waited_seconds", "best", "best_step", "sha256")}
+    shown = {k: model[k] for k in ("steps", "images", "seconds", "waited", "best", "best_step", "sha256")}
     write_report(settings.workspace, "distill", settings, started, model=shown)
     console.print(
         f"unified model in {Location.of(settings.workspace) / 'unified' / 'model'}: {model['steps']} steps, "

@@ -14,17 +14,19 @@ as an uncompressed tar: `inshop`, `consumer_to_shop` (DeepFashion), `sop` (Stanf
 
 from __future__ import annotations
 
+import pickle
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pyarrow as pa
 import ray
 from pydantic import Field
+from ray.data import DataContext
 
 from fashion_dml.config import Ingest, JobSettings
-from fashion_dml.data.ingest import Work, finish, prepare, summary
+from fashion_dml.data.ingest import Work, check_damage, drop_drafts, finish, prepare, summary
 from fashion_dml.data.shards import PartReport, write_part
 from fashion_dml.data.sources.consumer_to_shop import read_consumer_to_shop
 from fashion_dml.data.sources.fabric import read_fabric
@@ -34,6 +36,7 @@ from fashion_dml.data.sources.generated.source import read_generated
 from fashion_dml.data.sources.inshop import read_inshop
 from fashion_dml.data.sources.sop import read_sop
 from fashion_dml.data.sources.street2shop import read_street2shop
+from fashion_dml.data.stream import quiet_context, task_source
 from fashion_dml.storage import Location, UserError, read_manifest
 from jobs import verify
 from jobs.common import connect, console, main, print_table, write_report
@@ -44,6 +47,7 @@ KINDS: dict[str, Read | None] = {
     "street2shop": read_street2shop, "fabric": read_fabric,
 }  # fmt: skip
 """What reads the source of each kind; None where there is no source."""
+EXECUTION_FILES = 1024
 
 
 class IngestSettings(JobSettings):
@@ -55,9 +59,39 @@ class IngestSettings(JobSettings):
     ingest: Ingest = Ingest()
 
 
-@ray.remote(num_cpus=0.5)
-def _write(dataset: str, work: Work, reader: Reader, settings: Ingest) -> PartReport:
-    return write_part(Location.of(dataset), work.part, work.rows, reader, settings, work.images_per_group, work.key)
+def written(
+    dataset: Location, work: list[Work], reader: Reader, settings: Ingest, watch: Callable[[list[PartReport]], None]
+) -> list[PartReport]:
+    """Write the files by Ray Data, a read task each; `watch` sees the reports so far whenever one comes, and may raise."""
+    connect()
+    shared = ray.put((reader, settings))
+
+    def task(ref: Any) -> Callable[[], Iterator[pa.Table]]:
+        def write() -> Iterator[pa.Table]:
+            (reader, settings), one = ray.get([shared, ref])
+            try:
+                found: PartReport | UserError = write_part(
+                    dataset, one.part, one.rows, reader, settings, one.images_per_group, one.key
+                )
+            except UserError as error:  # as a result: Ray Data would wrap the sentence in tracebacks
+                found = error
+            yield pa.table({"found": [pickle.dumps(found)]})
+
+        return write
+
+    reports: list[PartReport] = []
+    # Some thousand files an execution: their rows lie in the object store, and spill, only while it runs.
+    for start in range(0, len(work), EXECUTION_FILES):
+        tasks = [task(ray.put(one)) for one in work[start : start + EXECUTION_FILES]]
+        with DataContext.current(quiet_context()):
+            data = ray.data.read_datasource(task_source(tasks), override_num_blocks=len(tasks), num_cpus=0.5)
+        for batch in data.iter_batches(batch_size=None, batch_format="pyarrow"):
+            for found in map(pickle.loads, batch["found"].to_pylist()):
+                if isinstance(found, UserError):
+                    raise found
+                reports.append(found)
+            watch(reports)
+    return reports
 
 
 def read_source(settings: IngestSettings) -> tuple[pa.Table, Reader, dict[str, str], str]:
@@ -85,20 +119,15 @@ def ingest(settings: IngestSettings) -> dict[str, Any]:
         return known
     prepared = prepare(rows, origin, settings.ingest, settings.seed, inputs)
     dataset.make_dir()  # refuses here, not in many tasks at once
+    drop_drafts(dataset)
     (dataset / "manifest.json").delete()  # incomplete from here until the new manifest
-    connect()
-    shared = ray.put(reader)
-    pending: list[Any] = []
-    reports: list[PartReport] = []
-    todo = list(prepared.work)
-    most = max(2, int(2 * ray.cluster_resources().get("CPU", 1)) + 2)  # bounded: rows of a few files in flight
     with console.status("writing images") as status:
-        while todo or pending:
-            while todo and len(pending) < most:
-                pending.append(_write.remote(str(dataset), todo.pop(), shared, settings.ingest))
-            done, pending = ray.wait(pending)
-            reports += ray.get(done)
+
+        def watch(reports: list[PartReport]) -> None:
+            check_damage(prepared, reports, settings.ingest.max_unreadable, complete=False)
             status.update(f"writing images: {sum(r.images for r in reports):,} of {prepared.table.num_rows:,}")
+
+        reports = written(dataset, prepared.work, reader, settings.ingest, watch)
     manifest = finish(dataset, prepared, reports, settings.ingest, config, inputs, time.monotonic() - started)
     unreadable = manifest["unreadable"]
     if unreadable["count"]:

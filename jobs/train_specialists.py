@@ -35,11 +35,11 @@ def train_specialists(settings: TrainSettings) -> dict[str, Any]:
     for a in todo:
         m = done.get(a.name)
         rows.append((a.name, str(a.recipe.steps), *((f"{m['images']:,}", f"{m['seconds']:.0f}", f"{m['images'] / max(m['seconds'], 1e-9):.0f}",
-                     f"{m['waited_seconds']:.1f}", f"{100 * m['best']:.1f}" if m["best"] >= 0 else "") if m else ("failed", "", "", "", ""))))  # fmt: skip
+                     f"{m['waited']['total_s']:.1f}", f"{100 * m['best']:.1f}" if m["best"] >= 0 else "") if m else ("failed", "", "", "", ""))))  # fmt: skip
     print_table("Specialists", ("name", "steps", "images", "seconds", "images/s", "waited s", "validation R@1 %"), rows)
     write_report(
         settings.workspace, "train_specialists", settings, started, failures=failures, groups=groups_of(dataset, settings.specialists),
-        models={n: {k: m[k] for k in ("steps", "images", "seconds", "waited_seconds", "best", "best_step", "sha256")} for n, m in done.items()},
+        models={n: {k: m[k] for k in ("steps", "images", "seconds", "waited", "best", "best_step", "sha256")} for n, m in done.items()},
     )  # fmt: skip
     missing = [a.name for a in todo if a.name not in done]
     if missing:

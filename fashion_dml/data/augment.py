@@ -16,8 +16,9 @@ from torch.nn import functional as F
 from fashion_dml.config import Augment
 
 AUGMENT = 4  # stream of random numbers, beside those of the plan
-DRAWS = 17
+DRAWS = 20
 LUMA = (0.299, 0.587, 0.114)
+PADDING = {"border": "border", "reflect": "reflection"}
 
 
 def draws(lane: Tensor, row: Tensor, *, seed: int, epoch: int, step: int) -> np.ndarray:
@@ -37,6 +38,7 @@ def augment(images: Tensor, settings: Augment, uniform: np.ndarray) -> Tensor:
     pixels = images.permute(0, 3, 1, 2).float() / 255
     pixels = _move(pixels, settings, u)
     pixels = _colour(pixels, settings, u)
+    pixels = _shade(pixels, settings, u)
     return _erase(pixels, settings, u)
 
 
@@ -45,19 +47,21 @@ def _signed(u: Tensor, most: float) -> Tensor:
 
 
 def _move(pixels: Tensor, s: Augment, u: Tensor) -> Tensor:
-    """Zoom, aspect, shift, rotation and flip as one sampling grid; beyond the border the border goes on."""
+    """Zoom, aspect, shift, rotation and flips as one sampling grid."""
     n, _, height, width = pixels.shape
     zoom = s.scale[0] + (s.scale[1] - s.scale[0]) * u[:, 0]
     aspect = torch.exp(_signed(u[:, 1], math.log1p(s.aspect)))
     angle = _signed(u[:, 2], math.radians(s.rotate))
     mirror = torch.where(u[:, 3] < s.flip, -1.0, 1.0)
+    upside = torch.where(u[:, 17] < s.flip_vertical, -1.0, 1.0)
     sx, sy = zoom * aspect, zoom / aspect  # in output coordinates: above 1 shows more than the image
     cos, sin, ratio = torch.cos(angle), torch.sin(angle), height / width
     theta = torch.zeros(n, 2, 3, device=pixels.device)
     theta[:, 0, 0], theta[:, 0, 1], theta[:, 0, 2] = mirror * sx * cos, -sy * sin * ratio, _signed(u[:, 4], 2 * s.shift)
     theta[:, 1, 0], theta[:, 1, 1], theta[:, 1, 2] = mirror * sx * sin / ratio, sy * cos, _signed(u[:, 5], 2 * s.shift)
+    theta[:, 1, :2] *= upside[:, None]
     grid = F.affine_grid(theta, [n, 3, height, width], align_corners=False)
-    return F.grid_sample(pixels, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    return F.grid_sample(pixels, grid, mode="bilinear", padding_mode=PADDING[s.padding], align_corners=False)
 
 
 def _colour(pixels: Tensor, s: Augment, u: Tensor) -> Tensor:
@@ -81,6 +85,18 @@ def _colour(pixels: Tensor, s: Augment, u: Tensor) -> Tensor:
     offset = 0.5 * (1 - contrast * invert) + _signed(u[:, 12], s.light / 2)
     moved = torch.einsum("nij,njhw->nihw", matrix, pixels) + offset.view(n, 1, 1, 1)
     return moved.clamp_(0, 1)
+
+
+def _shade(pixels: Tensor, s: Augment, u: Tensor) -> Tensor:
+    """Light from one side: brightness changes linearly across the image, in a random direction."""
+    if not s.shade:
+        return pixels
+    n, _, height, width = pixels.shape
+    angle = 2 * math.pi * u[:, 18]
+    y = torch.linspace(-1, 1, height, device=pixels.device)[None, :, None] * torch.sin(angle)[:, None, None]
+    x = torch.linspace(-1, 1, width, device=pixels.device)[None, None, :] * torch.cos(angle)[:, None, None]
+    slope = (s.shade * u[:, 19])[:, None, None] * (x + y) / math.sqrt(2)
+    return (pixels * (1 + slope)[:, None]).clamp_(0, 1)
 
 
 def _erase(pixels: Tensor, s: Augment, u: Tensor) -> Tensor:

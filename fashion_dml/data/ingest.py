@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -13,21 +14,31 @@ import pyarrow.parquet as pq
 
 from fashion_dml.config import Ingest
 from fashion_dml.data.digests import Hashed
-from fashion_dml.data.schema import PRODUCTS, PRODUCTS_FILE, SPLITS, Part
+from fashion_dml.data.schema import PRODUCTS_FILE, SPLITS, Part
 from fashion_dml.data.shards import PartReport, shard_count, shard_of
 from fashion_dml.data.sources.left_out import LeftOut, attached
 from fashion_dml.data.sources.rows import attribute_matrix, check_rows, hold_out_validation, vocabulary
 from fashion_dml.storage import Location, UserError, sha256_json, write_manifest
 
+STOP_EARLY = 100
+
 
 @dataclass(frozen=True)
 class Work:
-    """One images file to write; `rows` are arguments of shards.write_part."""
+    """One images file to write; `table` has its part of the source's rows, `words` the attribute vocabulary."""
 
     part: Part
-    rows: list[dict[str, Any]]
+    table: pa.Table
+    words: list[str]
     images_per_group: int
     key: str
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """Arguments of shards.write_part. Made where the file is written: as Python objects all rows would fill the driver."""
+        columns = ("ref", "image_id", "product_id", "label", "vertical", "domain", "view")
+        matrix = attribute_matrix(self.table, self.words)
+        return [{**row, "attributes": a} for row, a in zip(self.table.select(columns).to_pylist(), matrix, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -67,17 +78,26 @@ def prepare(rows: pa.Table, origin: str, settings: Ingest, seed: int, inputs: di
         (r["split"], r["vertical"]): r["ref_count"]
         for r in table.group_by(["split", "vertical"]).aggregate([("ref", "count")]).to_pylist()
     }
-    key = sha256_json({"inputs": inputs, "seed": seed, "settings": settings.model_dump(mode="json"), "words": words})
+    # What the bytes of a file depend on, beside its rows: another limit of unreadable images makes no file new.
+    bytes_of = ("short_side", "jpeg_quality", "row_group_bytes", "crop", "highres", "generated")
+    key = sha256_json({"inputs": inputs, "seed": seed, "settings": settings.model_dump(mode="json", include=set(bytes_of))})
     work = []
     for part, start, stop in _parts(table):
         # Small verticals get small row groups, so that their images still fill several lanes.
         group = max(1, min(settings.row_group_images, per_split[part.split, part.vertical] // settings.min_row_groups))
         block = table.slice(start, stop - start)
-        matrix = attribute_matrix(block, words)
-        columns = ("ref", "image_id", "product_id", "label", "vertical", "domain", "view")
-        listed = [{**r, "attributes": a} for r, a in zip(block.select(columns).to_pylist(), matrix, strict=True)]
-        work.append(Work(part, listed, group, sha256_json({"key": key, "rows": [r["image_id"] for r in listed]})))
+        work.append(Work(part, block, words, group, _digest(key, group, words, block)))
     return Ingestion(table, words, work, shards, left_out)
+
+
+def _digest(key: str, images_per_group: int, words: list[str], block: pa.Table) -> str:
+    """Digest of everything that an images file is made from."""
+    digest = hashlib.sha256(f"{key}|{images_per_group}|{sha256_json(words)}".encode())
+    for name in block.column_names:
+        digest.update(f"|{name}|".encode())
+        for value in block[name].cast(pa.string()).to_pylist():
+            digest.update(f"{value}\0".encode())
+    return digest.hexdigest()
 
 
 def _parts(table: pa.Table) -> Iterable[tuple[Part, int, int]]:
@@ -102,31 +122,42 @@ def finish(
 ) -> dict[str, Any]:
     """Write products.parquet and, last, the manifest. Raises UserError if too many images were unreadable."""
     reports = sorted(reports, key=lambda r: r.part.relative)  # tasks end in any order, the manifest is the same
+    check_damage(ingestion, reports, settings.max_unreadable)
     left_out = _counted(ingestion.left_out, reports)
     unreadable = [u for r in reports for u in r.unreadable]
-    total = ingestion.table.num_rows + ingestion.left_out.damaged  # of the images that should be there
-    if left_out.damaged > settings.max_unreadable * total:
-        first = unreadable[0] if unreadable else left_out.first_damaged()
-        raise UserError(
-            f"{left_out.damaged} of {total} images are unreadable, more than ingest.max_unreadable = {settings.max_unreadable:.1%}; "
-            f"the first is {first}; mend or remove them, or raise the limit."
-        )
-    products = sorted((p for r in reports for p in r.products), key=lambda p: (p["label"], p["vertical"], p["split"]))
+    products = pa.concat_tables([r.products for r in reports]).sort_by(
+        [(c, "ascending") for c in ("label", "vertical", "split")]
+    )
     with (dataset / PRODUCTS_FILE).writing() as stream, Hashed(stream) as hashed:
-        pq.write_table(pa.Table.from_pylist(products, PRODUCTS), hashed)
-    files = {f"images/{r.part.relative}": r.sha256 for r in reports if r.products} | {PRODUCTS_FILE: hashed.sha256}
+        pq.write_table(products, hashed)
+    written = [r for r in reports if len(r.products)]
+    files = {f"images/{r.part.relative}": r.sha256 for r in written} | {PRODUCTS_FILE: hashed.sha256}
     counts: dict[str, dict[str, dict[str, int]]] = {}
-    for product in products:
-        cell = counts.setdefault(product["vertical"], {}).setdefault(product["split"], {"products": 0, "images": 0})
-        cell["products"] += 1
-        cell["images"] += product["rows"]
-    _drop_strays(dataset, {r.part.relative for r in reports if r.products})
+    cells = products.group_by(["vertical", "split"]).aggregate([("label", "count"), ("rows", "sum")])
+    for cell in cells.sort_by([("vertical", "ascending"), ("split", "ascending")]).to_pylist():
+        counts.setdefault(cell["vertical"], {})[cell["split"]] = {"products": cell["label_count"], "images": cell["rows_sum"]}
+    _drop_strays(dataset, {r.part.relative for r in written})
     return write_manifest(
         dataset, kind="dataset", config=config, inputs=inputs, seconds=seconds, attributes=ingestion.words, shards=ingestion.shards,
-        images=sum(r.images for r in reports), products=len({p["label"] for p in products}), bytes=sum(r.bytes for r in reports),
+        images=sum(r.images for r in reports), products=len(products["label"].unique()), bytes=sum(r.bytes for r in reports),
         unreadable={"count": len(unreadable), "first": unreadable[:20]}, dropped=left_out.dropped(), protocol=left_out.notes, verticals=counts,
         files=files,
     )  # fmt: skip
+
+
+def check_damage(ingestion: Ingestion, reports: list[PartReport], most: float, *, complete: bool = True) -> None:
+    """Raise UserError if more than the share `most` of all images can't be read.
+
+    Not `complete`: files are still being written. It is told before the end, once STOP_EARLY can't be read.
+    """
+    left_out = _counted(ingestion.left_out, reports)
+    total = ingestion.table.num_rows + ingestion.left_out.damaged  # of the images that should be there
+    if left_out.damaged > most * total and (complete or left_out.damaged >= STOP_EARLY):
+        first = next((u for r in reports for u in r.unreadable), None) or left_out.first_damaged()
+        raise UserError(
+            f"{'' if complete else 'At least '}{left_out.damaged} of {total} images are unreadable, more than ingest.max_unreadable = {most:.1%}; "
+            f"the first is {first}; mend or remove them, or raise the limit."
+        )
 
 
 def _counted(found: LeftOut, reports: list[PartReport]) -> LeftOut:
@@ -136,6 +167,13 @@ def _counted(found: LeftOut, reports: list[PartReport]) -> LeftOut:
         for what, reason in zip(report.unreadable, report.reasons, strict=True):
             total.add(reason, what, damage=True)
     return total
+
+
+def drop_drafts(dataset: Location) -> None:
+    """Remove what killed tasks of an earlier run left half-written: it only takes room."""
+    for file in (dataset / "images").walk():
+        if file.path.endswith(".partial"):
+            file.delete()
 
 
 def _drop_strays(dataset: Location, kept: set[str]) -> None:

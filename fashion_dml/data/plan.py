@@ -8,18 +8,19 @@ worker r of R takes lanes r, r + R, ... So the global batch depends neither on R
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from fashion_dml.data.deal import SHARE, Dealt, Groups, Mode, Rules, deal, lanes_of, shares
+from fashion_dml.data.draw import balanced, drawn, hard, images_of
 from fashion_dml.storage import UserError
 
-DEAL, MIX, PICK = 1, 2, 3  # streams of random numbers
+PICK = 3  # stream of random numbers, beside those of the deal
 
 
 @dataclass(frozen=True, order=True)
@@ -32,31 +33,57 @@ class Cursor:
 
 @dataclass(frozen=True)
 class PlanSettings:
-    """mode "products": P products x K images; "images": shuffled images without regard to products."""
+    """What a lane's batch is made of.
 
-    mode: Literal["products", "images"]
+    - vertical-wise: P products x K images of one vertical, where the lane has so many; rests of several share a batch;
+    - mixed: products of all verticals as they come;
+    - balanced: every batch shows all verticals, by `weights` (else equally); small ones are drawn more often, large less;
+    - hard-classes: vertical-wise, and a batch is seed products with `neighbours` of their nearest, by vectors of products;
+    - images: shuffled images without regard to products.
+
+    weights: vertical -> how often an epoch uses its products (or images); 1 where none is given.
+    """
+
+    mode: Mode
     lanes: int
     window_images: int
     seed: int
     products_per_batch: int = 16
     images_per_product: int = 2
     images_per_batch: int = 32
-    category_wise: bool = True
+    neighbours: int = 3
+    weights: tuple[tuple[str, float], ...] = ()
+
+
+@dataclass(frozen=True)
+class Near:
+    """Where products are, for mode hard-classes: labels int64 [C], ascending, and unit vectors float32 [C, D] (proxies)."""
+
+    labels: np.ndarray
+    vectors: np.ndarray
+
+    def of(self, labels: np.ndarray) -> np.ndarray:
+        """float32 [n, D]; zero for a label that isn't known."""
+        at = np.searchsorted(self.labels, labels).clip(max=len(self.labels) - 1)
+        return np.where((self.labels[at] == labels)[:, None], self.vectors[at], 0)
 
 
 @dataclass(frozen=True)
 class Window:
     """Row groups that one lane reads at once, and the batches it draws from them.
 
-    groups: indices of the plan's row groups. units: products (or images, by mode) of a batch. The window's batches
-    `skip` .. `skip + batches` are used, the first of them as the epoch's step `first_step`.
+    groups: indices of the plan's row groups; copies: how often their units may be drawn. units: products (or images, by
+    mode) of a batch; of: batches the window makes in all. Batches `skip` .. `skip + batches` of them are used, the first
+    as the epoch's step `first_step`.
     """
 
     epoch: int
     lane: int
     number: int
     groups: tuple[int, ...]
+    copies: tuple[int, ...]
     units: int
+    of: int
     first_step: int
     batches: int
     skip: int
@@ -64,7 +91,11 @@ class Window:
 
 @dataclass(frozen=True)
 class EpochReport:
-    """Where an epoch's products (or images, by mode) went: used + left_over = eligible."""
+    """Where an epoch's products (or images, by mode) went: used + left_over = eligible.
+
+    A product of weight w counts w times. Balanced, an epoch has as many batches as its products make, so `used` are
+    draws, of which a small vertical's products have several.
+    """
 
     steps: int
     eligible: int
@@ -75,25 +106,18 @@ class EpochReport:
         return self.eligible - self.used
 
 
-@dataclass(frozen=True)
-class _Epoch:
-    units: int
-    windows: tuple[tuple[tuple[tuple[int, ...], int], ...], ...]
-    steps: int
-
-
 class Plan:
     """The batches of one training task.
 
     products: schema.PRODUCTS rows of the split and verticals to train on. Products with one image can't make a
-    pair: in mode "products" they are left out and counted in `singles`.
-    Raises UserError when fewer than two products can be used.
+    pair: but for mode "images" they are left out and counted in `singles`.
+    Raises UserError when fewer than two products can be used, and on weights that don't fit.
     """
 
     def __init__(self, products: pa.Table, settings: PlanSettings) -> None:
         self.settings = settings
         self.verticals: list[str] = sorted(products["vertical"].unique().to_pylist())
-        usable = _column(products, "rows") >= (2 if settings.mode == "products" else 1)
+        usable = _column(products, "rows") >= (1 if settings.mode == "images" else 2)
         self.singles = int((~usable).sum())
         if usable.sum() < 2:
             raise UserError(
@@ -107,6 +131,7 @@ class Plan:
         order = order[usable[order]]
         self.first_row = _column(products, "first_row")[order].astype(np.int32)
         self.rows = _column(products, "rows")[order].astype(np.int32)
+        self.labels = _column(products, "label")[order] if settings.mode == "hard-classes" else None
         group = group[order]
         starts = np.flatnonzero(np.r_[True, group[1:] != group[:-1]])
         self.group_start = np.r_[starts, len(order)].astype(np.int64)
@@ -116,9 +141,11 @@ class Plan:
             np.int32
         )
         """[G, 3]: vertical (index into `verticals`), shard, row group in the file."""
-        self.group_images = np.add.reduceat(self.rows, starts).astype(np.int64)
-        # Two row groups a lane at least: with one, a remainder of one product would make every lane's batch that small.
-        self.lanes = min(settings.lanes, max(1, len(starts) // 2))
+        images = np.add.reduceat(self.rows, starts).astype(np.int64)
+        units = images if settings.mode == "images" else np.diff(self.group_start)
+        self._groups = Groups(self.group_key[:, 0].astype(np.int64), units, images)
+        self._weights = _weights(self.verticals, settings)
+        self.lanes = lanes_of(self._groups, settings.mode, self._weights, settings.lanes)
         self._epoch = lru_cache(maxsize=4)(self._deal)
 
     def __getstate__(self) -> dict[str, object]:
@@ -147,115 +174,76 @@ class Plan:
             dealt = self._epoch(epoch)
             end = min(dealt.steps, at + steps)
             first = 0
-            for number, (groups, batches) in enumerate(dealt.windows[lane]):
-                a, b = max(first, at), min(first + batches, end)
+            for number, cut in enumerate(dealt.lanes[lane]):
+                a, b = max(first, at), min(first + cut.batches, end)
                 if a < b:
-                    yield Window(epoch, lane, number, groups, dealt.units, a, b - a, a - first)
-                first += batches
+                    yield Window(epoch, lane, number, cut.groups, cut.copies, dealt.units, cut.batches, a, b - a, a - first)
+                first += cut.batches
             steps -= end - at
             epoch, at = epoch + 1, 0
 
-    def picks(self, window: Window) -> Iterator[np.ndarray]:
-        """Each batch of a window as int32 [n, 2]: (index into window.groups, row in that row group)."""
-        rng = np.random.default_rng([self.settings.seed, PICK, window.epoch, window.lane, window.number])
-        units = window.units
-        if self.settings.mode == "images":
-            every = np.concatenate([self._images(slot, g) for slot, g in enumerate(window.groups)])
-            every = every[rng.permutation(len(every))]
-            for b in range(window.skip, window.skip + window.batches):
-                yield every[b * units : (b + 1) * units]
-            return
-        slots = np.concatenate([np.full(self._count(g), slot) for slot, g in enumerate(window.groups)])
+    def picks(self, window: Window, near: Near | None = None) -> Iterator[np.ndarray]:
+        """Each batch of a window as int32 [n, 2]: (index into window.groups, row in that row group).
+
+        near: where products are, for mode hard-classes; without it, before any are known, batches are by lot.
+        """
+        s = self.settings
+        seed = [s.seed, PICK, window.epoch, window.lane, window.number]
+        slots = np.repeat(np.arange(len(window.groups)), self._groups.units[list(window.groups)])
         products = np.concatenate([np.arange(self.group_start[g], self.group_start[g + 1]) for g in window.groups])
-        order = rng.permutation(len(products))
-        for b in range(window.skip + window.batches):
-            chosen = order[b * units : (b + 1) * units]
-            rows = np.concatenate([self._choose(products[i], rng) for i in chosen])
-            if b >= window.skip:  # batches that a cursor skips are drawn all the same, so the later ones don't change
-                yield np.stack([np.repeat(slots[chosen], self.settings.images_per_product), rows], axis=1).astype(np.int32)
+        chosen = self._choose(window, slots, products, near, np.random.default_rng(seed))
+        if s.mode == "images":
+            rows = _ranges(self.first_row[products], self.rows[products])
+        for b in range(window.skip, window.skip + window.batches):
+            if s.mode == "images":
+                yield np.stack([slots[chosen[b]], rows[chosen[b]]], axis=1).astype(np.int32)
+                continue
+            rng = np.random.default_rng([*seed, b])
+            k = s.images_per_product
+            picked = [images_of(int(self.first_row[i]), int(self.rows[i]), k, rng) for i in products[chosen[b]]]
+            yield np.stack([np.repeat(slots[chosen[b]], k), np.concatenate(picked)], axis=1).astype(np.int32)
+
+    def _choose(
+        self, window: Window, slots: np.ndarray, products: np.ndarray, near: Near | None, rng: np.random.Generator
+    ) -> np.ndarray:
+        """Units of each of the window's batches [batches, units]."""
+        if self.settings.mode == "balanced":
+            vertical = self._groups.vertical[list(window.groups)][slots]
+            room = np.bincount(vertical, minlength=len(self.verticals))
+            lot = np.random.default_rng([self.settings.seed, SHARE, window.epoch, window.lane, window.number])
+            return balanced(vertical, shares(window.units, np.array(self._weights), room, lot), window.of, rng)
+        if near is not None and self.labels is not None:
+            return hard(near.of(self.labels[products]), window.of, window.units, self.settings.neighbours, rng)
+        return drawn(np.array(window.copies)[slots], window.of, window.units, rng)
 
     def report(self, epoch: int) -> EpochReport:
         """What an epoch uses and what it leaves over, in products or images."""
         dealt = self._epoch(epoch)
-        eligible = len(self.rows) if self.settings.mode == "products" else int(self.rows.sum())
-        return EpochReport(dealt.steps, eligible, dealt.steps * dealt.units * self.lanes)
+        used = dealt.steps * dealt.units * self.lanes
+        return EpochReport(dealt.steps, dealt.eligible, used)
 
-    def _count(self, group: int) -> int:
-        return int(self.group_start[group + 1] - self.group_start[group])
-
-    def _images(self, slot: int, group: int) -> np.ndarray:
-        a, b = self.group_start[group], self.group_start[group + 1]
-        rows = np.concatenate([np.arange(f, f + n) for f, n in zip(self.first_row[a:b], self.rows[a:b], strict=True)])
-        return np.stack([np.full(len(rows), slot), rows], axis=1).astype(np.int32)
-
-    def _choose(self, product: int, rng: np.random.Generator) -> np.ndarray:
-        """K images of a product, all different while it has that many; then each once more, in another order."""
-        k, n, first = self.settings.images_per_product, int(self.rows[product]), int(self.first_row[product])
-        rounds = [rng.permutation(n) for _ in range(-(-k // n))]
-        chosen: np.ndarray = first + np.concatenate(rounds)[:k]
-        return chosen
-
-    def _size(self, group: int) -> int:
-        """Units (products or images) of a row group."""
-        return self._count(group) if self.settings.mode == "products" else int(self.group_images[group])
-
-    def _deal(self, epoch: int) -> _Epoch:
-        """Row groups to lanes and windows. Shuffled, then each to the lane with the fewest units, so lanes come out even."""
+    def _deal(self, epoch: int) -> Dealt:
         s = self.settings
-        rng = np.random.default_rng([s.seed, DEAL, epoch])
-        sizes = np.array([self._size(g) for g in range(len(self.group_images))])
-        hands: list[list[int]] = [[] for _ in range(self.lanes)]
-        load = np.zeros(self.lanes, np.int64)
-        for g in rng.permutation(len(sizes)):
-            lane = int(load.argmin())
-            hands[lane].append(int(g))
-            load[lane] += sizes[g]
-        asked = s.products_per_batch if s.mode == "products" else s.images_per_batch
-        # Fewer products a batch, rather than one product twice, where a lane holds fewer than P.
-        units = int(max(1, min(asked, load.min())))
-        lanes = []
-        for lane, hand in enumerate(hands):
-            cut = [(tuple(w), int(sizes[list(w)].sum()) // units) for w in self._cut(hand, sizes, units)]
-            cut = [c for c in cut if c[1] > 0]
-            order = np.random.default_rng([s.seed, MIX, epoch, lane]).permutation(len(cut))
-            lanes.append(tuple(cut[i] for i in order))
-        return _Epoch(units, tuple(lanes), min(sum(n for _, n in lane) for lane in lanes))
+        asked = s.images_per_batch if s.mode == "images" else s.products_per_batch
+        return deal(self._groups, Rules(s.mode, self.lanes, asked, s.window_images, s.seed, self._weights), epoch)
 
-    def _cut(self, hand: list[int], sizes: np.ndarray, units: int) -> Iterator[list[int]]:
-        """Windows of one lane. Category-wise: one vertical each, where the lane holds a full batch of it; the rest share."""
-        pools: dict[int, list[int]] = {}
-        for g in hand:
-            pools.setdefault(int(self.group_key[g, 0]) if self.settings.category_wise else 0, []).append(g)
-        shared: list[int] = []
-        for vertical in sorted(pools):
-            if sizes[pools[vertical]].sum() < units:
-                shared += pools[vertical]
-            else:
-                yield from self._fill(pools[vertical], sizes, units)
-        if shared:
-            yield from self._fill(shared, sizes, units)
 
-    def _fill(self, groups: list[int], sizes: np.ndarray, units: int) -> list[list[int]]:
-        """Row groups in order, cut into windows of about `window_images`, all of about the same size.
+def _weights(verticals: list[str], settings: PlanSettings) -> tuple[float, ...]:
+    """The weight of each vertical. Raises UserError on one that is unknown, not positive, or can't be used."""
+    given: Mapping[str, float] = dict(settings.weights)
+    for vertical, weight in given.items():
+        if not 0 < weight < float("inf"):
+            raise UserError(f"The weight of {vertical!r} is {weight:g}; give a number above 0.")
+    if settings.mode == "hard-classes" and any(given.get(v, 1) != 1 for v in verticals):
+        raise UserError("Hard classes are drawn once an epoch: use weights with another kind of batches, or none.")
+    return tuple(float(given.get(v, 1)) for v in verticals)
 
-        A window holds a full batch, however small `window_images` is: the rest that doesn't joins the window before it.
-        """
-        total = int(self.group_images[groups].sum())
-        target = total / max(1, round(total / self.settings.window_images))
-        windows: list[list[int]] = []
-        window: list[int] = []
-        filled, done = 0, 1
-        for g in groups:
-            window.append(g)
-            filled += int(self.group_images[g])
-            if filled >= done * target - 1e-6 and sizes[window].sum() >= units:
-                windows.append(window)
-                window, done = [], done + 1
-        if window and windows and sizes[window].sum() < units:
-            windows[-1] += window
-        elif window:
-            windows.append(window)
-        return windows
+
+def _ranges(first: np.ndarray, count: np.ndarray) -> np.ndarray:
+    """first[0] .. first[0] + count[0], then those of first[1], and so on."""
+    ends = np.cumsum(count)
+    found: np.ndarray = np.arange(ends[-1]) + np.repeat(first - (ends - count), count)
+    return found
 
 
 def _column(table: pa.Table, name: str) -> np.ndarray:

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fashion_dml.data.decode import UnreadableImage, decode
-from fashion_dml.data.plan import Plan, Window
+from fashion_dml.data.plan import Near, Plan, Window
 from fashion_dml.data.schema import Part
 from fashion_dml.storage import Location, UserError
 
@@ -30,7 +30,7 @@ class Sources:
     targets: dict[str, str] | None = None
 
 
-def read_window(plan: Plan, window: Window, sources: Sources) -> Iterator[pa.Table]:
+def read_window(plan: Plan, window: Window, sources: Sources, near: Near | None = None) -> Iterator[pa.Table]:
     """One table a batch, columns of BATCH, and `target` (fixed list float32 [D]) with teachers."""
     images, targets = [], []
     for g in window.groups:
@@ -43,7 +43,7 @@ def read_window(plan: Plan, window: Window, sources: Sources) -> Iterator[pa.Tab
     if targets:
         table = table.append_column("target", pa.chunked_array([c for t in targets for c in t.chunks]))
     offsets = np.r_[0, np.cumsum([t.num_rows for t in images])][:-1]
-    for b, pick in enumerate(plan.picks(window)):
+    for b, pick in enumerate(plan.picks(window, near)):
         batch = table.take(pa.array(offsets[pick[:, 0]] + pick[:, 1]))
         n = batch.num_rows
         for name, value in (("epoch", window.epoch), ("step", window.first_step + b), ("lane", window.lane), ("size", n)):

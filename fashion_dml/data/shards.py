@@ -14,7 +14,7 @@ from PIL import Image
 from fashion_dml.config import Ingest
 from fashion_dml.data.decode import UnreadableImage
 from fashion_dml.data.digests import Hashed
-from fashion_dml.data.schema import Part, images_schema
+from fashion_dml.data.schema import PRODUCTS, Part, images_schema
 from fashion_dml.data.sources.files import Reader
 from fashion_dml.data.sources.rows import hash64
 from fashion_dml.storage import Location
@@ -34,10 +34,10 @@ def shard_of(product_id: str, shards: int, seed: int) -> int:
 
 @dataclass
 class PartReport:
-    """What was written: one entry per product, and what was left out with the reason."""
+    """What was written, with its rows of schema.PRODUCTS, and what was left out with the reason."""
 
     part: Part
-    products: list[dict[str, Any]] = field(default_factory=list)
+    products: pa.Table = field(default_factory=PRODUCTS.empty_table)
     images: int = 0
     bytes: int = 0
     unreadable: list[str] = field(default_factory=list)
@@ -69,6 +69,7 @@ def write_part(
     if (known := _existing(file, part, key)) is not None:
         return known
     report = PartReport(part)
+    products: list[dict[str, Any]] = []
     schema = images_schema(len(rows[0]["attributes"]))
     group: list[dict[str, Any]] = []
     group_bytes, group_index = 0, 0
@@ -102,7 +103,7 @@ def write_part(
             # A product stays whole: one larger than the limits gets a row group of its own.
             if group and (len(group) + len(images) > images_per_group or group_bytes + size > settings.row_group_bytes):
                 flush()
-            report.products.append({
+            products.append({
                 "product_id": images[0]["product_id"], "label": images[0]["label"], "vertical": part.vertical, "split": part.split,
                 "shard": part.shard, "row_group": group_index, "first_row": len(group), "rows": len(images),
             })  # fmt: skip
@@ -115,7 +116,7 @@ def write_part(
             "fashion_dml.key": key, "fashion_dml.unreadable": "\n".join(report.unreadable),
             "fashion_dml.reasons": "\n".join(report.reasons),
         })  # fmt: skip
-    report.sha256 = hashed.sha256
+    report.sha256, report.products = hashed.sha256, pa.Table.from_pylist(products, PRODUCTS)
     return report
 
 
@@ -143,16 +144,17 @@ def _existing(file: Location, part: Part, key: str) -> PartReport | None:
         if len(named) != len(reasons):  # a file of an older version
             return None
         report = PartReport(part, unreadable=named, reasons=reasons)
+        products: list[dict[str, Any]] = []
         for g in range(reader.num_row_groups):
             table = reader.read_row_group(g, columns=["product_id", "label", "image"])
             ids, labels = table["product_id"].to_pylist(), table["label"].to_pylist()
             starts = [i for i in range(len(ids)) if i == 0 or ids[i] != ids[i - 1]]
             for a, b in zip(starts, [*starts[1:], len(ids)], strict=True):
-                report.products.append({
+                products.append({
                     "product_id": ids[a], "label": labels[a], "vertical": part.vertical, "split": part.split,
                     "shard": part.shard, "row_group": g, "first_row": a, "rows": b - a,
                 })  # fmt: skip
             report.images += len(ids)
             report.bytes += sum(len(v) for v in table["image"].to_pylist())
-    report.sha256 = file.sha256()
+    report.sha256, report.products = file.sha256(), pa.Table.from_pylist(products, PRODUCTS)
     return report

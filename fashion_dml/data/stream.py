@@ -6,53 +6,36 @@ a row group is read once, on any node; several epochs are one execution, since s
 
 from __future__ import annotations
 
-import queue
-import threading
+import heapq
+import itertools
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
-import torch
-from torch import Tensor
 
 from fashion_dml.config import Data
-from fashion_dml.data.plan import Cursor, Plan, Window
-from fashion_dml.data.read import Sources, decode_batch, read_window
+from fashion_dml.data.ahead import ahead
+from fashion_dml.data.batch import Batch, to_batch, with_pixels
+from fashion_dml.data.plan import Cursor, Near, Plan, Window
+from fashion_dml.data.read import Sources, read_window
 from fashion_dml.storage import UserError
 
-TASK_IMAGES = 2048  # images that one read task emits, at least: a task costs some 10 ms
+TASK_IMAGES = 2048  # images that one read task emits, where memory allows: a task costs some 10 ms
 BLOCK_BYTES = 4 << 20  # blocks reach the worker as they fill: small ones mean an early first batch
+EXECUTION_TASKS = 4096  # read tasks of one Ray Data execution: all are listed when it starts, and starting costs a second
+ENCODED_BYTES = (8 << 20) // 256  # of a stored image, at most on average: the limits of a row group
 FEW_CPUS = 16
 
 
 @dataclass
-class Batch:
-    """One worker's part of a global batch; rows of its lanes, lane after lane.
-
-    images uint8 [n, H, W, 3]; labels int64 [n]; lane int64 [n]; row int64 [n] (position in the lane's batch);
-    targets float32 [n, D] or None. epoch and step are the plan's.
-    """
-
-    images: Tensor
-    labels: Tensor
-    lane: Tensor
-    row: Tensor
-    targets: Tensor | None
-    epoch: int
-    step: int
-    corrupt: list[str] = field(default_factory=list)
-
-
-@dataclass
 class StreamStats:
-    """What the trainer sees of the stream: seconds it waited, images, and corrupt ones by id."""
+    """What the trainer sees of the stream: seconds it waited, in all and for the last batch, images, corrupt ones by id."""
 
     waited_seconds: float = 0.0
+    last_wait: float = 0.0
     images: int = 0
     corrupt: list[str] = field(default_factory=list)
 
@@ -67,8 +50,9 @@ def stream(
     rank: int = 0,
     workers: int = 1,
     stats: StreamStats | None = None,
+    near: Near | None = None,
 ) -> Iterator[Batch]:
-    """`steps` batches for worker `rank` of `workers`, from `start` on.
+    """`steps` batches for worker `rank` of `workers`, from `start` on; `near` is for plans of hard classes.
 
     Raises UserError if a worker would get no lane, or when more than `data.max_corrupt` of the images are corrupt.
     """
@@ -80,17 +64,21 @@ def stream(
     lanes = list(range(rank, plan.lanes, workers))
     stats = stats if stats is not None else StreamStats()
     in_tasks = settings.executor == "ray" and decode_in_tasks(settings)
-    tables = (_ray_tables if settings.executor == "ray" else _thread_tables)(
-        plan, sources, settings, lanes, start, steps, in_tasks
-    )
+    pixels = settings.height * settings.width * 3
+    room = settings.prefetch_bytes // (len(lanes) * (pixels if in_tasks else ENCODED_BYTES))
+    runs = _runs(plan, lanes, start, steps, min(TASK_IMAGES, room))
+    on_ray = settings.executor == "ray"
+    read = (plan, near, sources, runs)
+    tables = _ray_tables(*read, settings, in_tasks) if on_ray else _thread_tables(*read)
+    of_step = len(lanes) * images_per_lane(plan, start.epoch) * pixels
+    ready = max(1, min(settings.prefetch_batches, settings.prefetch_bytes // of_step))
     produced = 0
-    with closing(
-        _ahead(_assemble(tables, lanes), lambda group: _tensors(group, settings, in_tasks), settings.prefetch_batches)
-    ) as batches:
+    with closing(ahead(_assemble(tables, lanes), lambda group: to_batch(group, settings, in_tasks), ready)) as batches:
         while produced < steps:
             began = time.perf_counter()
             batch = next(batches, None)
-            stats.waited_seconds += time.perf_counter() - began
+            stats.last_wait = time.perf_counter() - began
+            stats.waited_seconds += stats.last_wait
             if batch is None:
                 raise RuntimeError(f"the stream ended after {produced} of {steps} batches")
             produced += 1
@@ -104,8 +92,19 @@ def stream(
             yield batch
 
 
+def images_per_lane(plan: Plan, epoch: int) -> int:
+    """Images of a lane's batch."""
+    report = plan.report(epoch)
+    units = report.used // (report.steps * plan.lanes)
+    return units * (1 if plan.settings.mode == "images" else plan.settings.images_per_product)
+
+
 def decode_in_tasks(settings: Data) -> bool:
-    """Whether Ray Data tasks decode: by setting, or when the cluster has CPUs to spare for it."""
+    """Whether Ray Data tasks decode: by setting, or when the cluster has CPUs to spare for it.
+
+    A worker's own thread decodes some 3,000 images a second and keeps pixels, ten times the bytes of a JPEG, out of the
+    object store; tasks spread the decoding over all nodes. Either way the batches are the same.
+    """
     if settings.decode != "auto":
         return settings.decode == "task"
     import ray
@@ -113,80 +112,87 @@ def decode_in_tasks(settings: Data) -> bool:
     return ray.is_initialized() and ray.cluster_resources().get("CPU", 0) >= FEW_CPUS
 
 
-def _runs(plan: Plan, lanes: list[int], start: Cursor, steps: int) -> list[list[Window]]:
-    """Windows in runs of about TASK_IMAGES images of one lane, ordered so that all lanes advance together."""
-    per_unit = plan.settings.images_per_product if plan.settings.mode == "products" else 1
-    runs: list[tuple[tuple[int, int, int], list[Window]]] = []
-    for lane in lanes:
-        run: list[Window] = []
-        images = 0
-        for window in plan.windows(lane, start, steps):
-            run.append(window)
-            images += window.batches * window.units * per_unit
-            if images >= TASK_IMAGES:
-                runs.append(((run[0].epoch, run[0].first_step, lane), run))
-                run, images = [], 0
-        if run:
-            runs.append(((run[0].epoch, run[0].first_step, lane), run))
-    return [run for _, run in sorted(runs, key=lambda r: r[0])]
+Run = list[Window]
 
 
-def _pixels(table: pa.Table, height: int, width: int) -> pa.Table:
-    """The table with decoded pixels (one binary value a row) in place of encoded bytes, for decoding in tasks."""
-    pixels, shown, corrupt = decode_batch(table, height, width)
-    data = pa.array([p.tobytes() for p in pixels], pa.binary())
-    bad = pa.array([i if i in corrupt else "" for i in table["image_id"].to_pylist()])
-    moved = table.take(pa.array(shown)) if corrupt else table
-    at = moved.column_names.index("image")
-    return moved.set_column(at, "image", data).append_column("corrupt", bad)
+def _runs(plan: Plan, lanes: list[int], start: Cursor, steps: int, images: int) -> Iterator[Run]:
+    """Windows in runs of at most about `images` images of one lane, but one window at least; made as they are asked for.
+
+    Ordered so that all lanes advance together.
+    """
+    of_lanes = (_lane_runs(plan, lane, start, steps, images) for lane in lanes)
+    return heapq.merge(*of_lanes, key=lambda run: (run[0].epoch, run[0].first_step, run[0].lane))
 
 
-def _thread_tables(
-    plan: Plan, sources: Sources, settings: Data, lanes: list[int], start: Cursor, steps: int, in_tasks: bool
-) -> Iterator[pa.Table]:
+def _lane_runs(plan: Plan, lane: int, start: Cursor, steps: int, images: int) -> Iterator[Run]:
+    per_unit = 1 if plan.settings.mode == "images" else plan.settings.images_per_product
+    run: Run = []
+    filled = 0
+    for window in plan.windows(lane, start, steps):
+        size = window.batches * window.units * per_unit
+        if run and filled + size > images:
+            yield run
+            run, filled = [], 0
+        run.append(window)
+        filled += size
+    if run:
+        yield run
+
+
+def _thread_tables(plan: Plan, near: Near | None, sources: Sources, runs: Iterator[Run]) -> Iterator[pa.Table]:
     """Windows read one run ahead in a thread."""
-    runs = _runs(plan, lanes, start, steps)
-    with closing(_ahead(iter(runs), lambda run: [t for w in run for t in read_window(plan, w, sources)], 1)) as ready:
+    with closing(ahead(runs, lambda run: [t for w in run for t in read_window(plan, w, sources, near)], 1)) as ready:
         for tables in ready:
             yield from tables
 
 
 def _ray_tables(
-    plan: Plan, sources: Sources, settings: Data, lanes: list[int], start: Cursor, steps: int, in_tasks: bool
+    plan: Plan, near: Near | None, sources: Sources, runs: Iterator[Run], settings: Data, in_tasks: bool
 ) -> Iterator[pa.Table]:
-    """One Ray Data execution over all runs."""
+    """Ray Data executions over all runs, one after the other; several epochs of a small dataset are one execution."""
     import ray
-    from ray.data import DataContext, Datasource, ReadTask
+    from ray.data import DataContext, ExecutionResources
+
+    shared = ray.put((plan, near))
+    size = (settings.height, settings.width) if in_tasks else None
+    blocks = max(1, min(settings.prefetch_batches, settings.prefetch_bytes // BLOCK_BYTES))
+    context = quiet_context()
+    context.execution_options.preserve_order = True
+    context.execution_options.resource_limits = ExecutionResources.for_limits(object_store_memory=settings.prefetch_bytes)
+    context.target_max_block_size = BLOCK_BYTES
+    while tasks := [_reader(shared, run, sources, size) for run in itertools.islice(runs, EXECUTION_TASKS)]:
+        with DataContext.current(context):
+            dataset = ray.data.read_datasource(task_source(tasks), override_num_blocks=len(tasks), num_cpus=0.25)
+        yield from _whole(dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=blocks))
+
+
+def quiet_context() -> Any:
+    """A copy of Ray Data's context whose executions print nothing."""
+    from ray.data import DataContext
+
+    context = DataContext.get_current().copy()
+    context.execution_options.verbose_progress = False
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    return context
+
+
+def task_source(tasks: list[Callable[[], Iterator[pa.Table]]]) -> Any:
+    """A Ray Data source whose read tasks are these functions."""
+    from ray.data import Datasource, ReadTask
     from ray.data.block import BlockMetadata
 
-    runs = _runs(plan, lanes, start, steps)
-    shared = ray.put(plan)
-    size = (settings.height, settings.width) if in_tasks else None
-
-    class PlanSource(Datasource):
-        """A read task is a run of windows."""
+    class TaskSource(Datasource):
+        """The tables that functions yield; unlike Ray's own sources, nothing is packed or cut."""
 
         def estimate_inmemory_data_size(self) -> int | None:
             return None
 
         def get_read_tasks(self, parallelism: int, *args: object, **kwargs: object) -> list[ReadTask]:
-            return [
-                ReadTask(
-                    _reader(shared, run, sources, size),
-                    BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None),
-                )
-                for run in runs
-            ]
+            unknown = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
+            return [ReadTask(task, unknown) for task in tasks]
 
-    context = DataContext.get_current().copy()
-    context.execution_options.preserve_order = True
-    context.execution_options.verbose_progress = False
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    context.target_max_block_size = BLOCK_BYTES
-    with DataContext.current(context):
-        dataset = ray.data.read_datasource(PlanSource(), override_num_blocks=len(runs), num_cpus=0.25)
-    yield from _whole(dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=settings.prefetch_batches))
+    return TaskSource()
 
 
 def _whole(blocks: Iterable[pa.Table]) -> Iterator[pa.Table]:
@@ -205,10 +211,10 @@ def _reader(shared: Any, run: list[Window], sources: Sources, size: tuple[int, i
     def read() -> Iterator[pa.Table]:
         import ray
 
-        plan = ray.get(shared)
+        plan, near = ray.get(shared)
         for window in run:
-            for table in read_window(plan, window, sources):
-                yield table if size is None else _pixels(table, *size)
+            for table in read_window(plan, window, sources, near):
+                yield table if size is None else with_pixels(table, *size)
 
     return read
 
@@ -220,72 +226,3 @@ def _assemble(tables: Iterable[pa.Table], lanes: list[int]) -> Iterator[list[pa.
         waiting[table["lane"][0].as_py()].append(table)
         while all(waiting.values()):
             yield [waiting[lane].pop(0) for lane in lanes]
-
-
-def _tensors(group: list[pa.Table], settings: Data, in_tasks: bool) -> Batch:
-    """Decode (unless tasks did) and put the lanes of one step together."""
-    images, labels, lane, row, targets, corrupt = [], [], [], [], [], []
-    steps = {(t["epoch"][0].as_py(), t["step"][0].as_py()) for t in group}
-    if len(steps) != 1:
-        raise RuntimeError(f"lanes are out of step: {sorted(steps)}")
-    for table in group:
-        if in_tasks:
-            flat = np.frombuffer(b"".join(table["image"].to_pylist()), np.uint8)
-            pixels = flat.reshape(table.num_rows, settings.height, settings.width, 3)
-            corrupt += [i for i in table["corrupt"].to_pylist() if i]
-        else:
-            pixels, shown, bad = decode_batch(table, settings.height, settings.width)
-            if bad:
-                corrupt += bad
-                table = table.take(pa.array(shown))
-        images.append(pixels)
-        labels.append(table["label"].to_numpy())
-        lane.append(table["lane"].to_numpy())
-        row.append(np.arange(table.num_rows))
-        if "target" in table.column_names:
-            values = table["target"].combine_chunks()
-            targets.append(np.asarray(values.flatten()).reshape(table.num_rows, -1))
-    (epoch, step) = steps.pop()
-    return Batch(
-        torch.from_numpy(np.concatenate(images)), torch.from_numpy(np.concatenate(labels).astype(np.int64)),
-        torch.from_numpy(np.concatenate(lane).astype(np.int64)), torch.from_numpy(np.concatenate(row)),
-        torch.from_numpy(np.concatenate(targets)) if targets else None, epoch, step, corrupt,
-    )  # fmt: skip
-
-
-def _ahead(source: Iterator[Any], work: Callable[[Any], Any], ahead: int) -> Generator[Any]:
-    """work(item) for every item, in order, computed in one thread up to `ahead` results before they are asked for."""
-    ready: queue.Queue[tuple[bool, object]] = queue.Queue(maxsize=max(1, ahead))
-    stop = threading.Event()
-
-    def put(item: tuple[bool, object]) -> bool:
-        while not stop.is_set():
-            try:
-                ready.put(item, timeout=0.1)
-                return True
-            except queue.Full:
-                continue
-        return False
-
-    def run() -> None:
-        try:
-            for item in source:
-                if not put((True, work(item))):
-                    return
-            put((False, None))
-        except BaseException as error:  # handed to the consumer, which raises it
-            put((False, error))
-
-    with ThreadPoolExecutor(1, thread_name_prefix="stream") as pool:
-        pool.submit(run)
-        try:
-            while True:
-                more, value = ready.get()
-                if more:
-                    yield value
-                elif isinstance(value, BaseException):
-                    raise value
-                else:
-                    return
-        finally:
-            stop.set()

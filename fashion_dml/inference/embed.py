@@ -72,7 +72,7 @@ def _execute(work: list[dict[str, Any]], settings: Embed, cluster: Cluster) -> N
     context = DataContext.get_current().copy()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    actors = min(settings.actors or cluster.workers, len(work))
+    actors = min(settings.actors or cluster.most, len(work))
     with DataContext.current(context):
         items = ray.data.from_items(work, override_num_blocks=len(work))
         done = items.map(

@@ -21,6 +21,13 @@ class Board:
     def add(self, name: str, value: float, step: int) -> None:
         self._writer.add_scalar(name, value, step)
 
+    def step(self, values: dict[str, float], rate: float, waited: float, step: int) -> None:
+        """A training step: the loss and its parts, the learning rate, and the seconds it waited for its images."""
+        for name, value in values.items():
+            self.add(f"train/{name}", value, step)
+        self.add("train/learning_rate", rate, step)
+        self.add("train/waited_ms", 1000 * waited, step)
+
     def save(self) -> None:
         """Make what was added so far readable where the logs belong."""
         self._writer.flush()

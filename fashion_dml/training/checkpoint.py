@@ -25,10 +25,9 @@ class Progress:
     step: int = 0
     best: float = -1.0
     best_step: int = 0
-    images: int = 0
     seconds: float = 0.0
-    waited_seconds: float = 0.0
     validations: list[dict[str, Any]] = field(default_factory=list)
+    curve: dict[str, torch.Tensor] | None = None
 
 
 def _slots(directory: Location) -> list[Location]:

@@ -8,7 +8,9 @@ from typing import Any
 
 import pyarrow.compute as pc
 import ray
+import ray.train
 import torch
+from pydantic import model_validator
 
 from fashion_dml.config import Distill
 from fashion_dml.data.plan import Plan, PlanSettings
@@ -22,14 +24,16 @@ from fashion_dml.training.specialists import (
     Queue,
     TrainSettings,
     assignments,
+    check_weights,
     images_per_step,
+    lanes_short,
     start_together,
     trainable,
 )
 from fashion_dml.training.task import DistillTask
 from fashion_dml.training.teachers import Teacher, read_teachers
 from fashion_dml.training.validation import Validation
-from fashion_dml.training.workers import check_norms, fit, join_team, preflight
+from fashion_dml.training.workers import check_norms, fit, join_team
 
 UNIFIED = "unified"
 
@@ -39,15 +43,23 @@ class DistillSettings(TrainSettings):
 
     distill: Distill = Distill()
 
+    @model_validator(mode="after")
+    def _student_lanes(self) -> DistillSettings:
+        if self.cluster.most > self.data.lanes:
+            raise ValueError(lanes_short("cluster.workers", self.cluster.most, self.data.lanes))
+        return self
+
 
 def distill_plan(dataset: Dataset, settings: DistillSettings) -> Plan:
     """Shuffled images of all verticals; labels play no part."""
     products = dataset.products.filter(pc.field("split") == "train")
-    lanes = max(settings.data.lanes, settings.cluster.workers)
+    d = settings.distill
+    check_weights("distill", d.weights, dataset.verticals("train"))
     return Plan(
         products,
         PlanSettings(
-            "images", lanes, settings.data.window_images, settings.seed, images_per_batch=settings.distill.images_per_batch, category_wise=False
+            "images", settings.data.lanes, settings.data.window_images, settings.seed, images_per_batch=d.images_per_batch,
+            weights=tuple(sorted(d.weights.items())),
         ),
     )  # fmt: skip
 
@@ -62,7 +74,6 @@ def recipe_for(dataset: Dataset, teachers: dict[str, Teacher], settings: Distill
     config = {
         "distill": {**d.model_dump(mode="json"), "steps": steps}, "model": settings.model.model_dump(mode="json"), "seed": settings.seed,
         "data": settings.data.model_dump(mode="json", include={"height", "width", "lanes", "window_images"}),
-        "lanes": max(settings.data.lanes, settings.cluster.workers),
     }  # fmt: skip
     inputs = {v: t.sha256 for v, t in sorted(teachers.items())}
     return Recipe(
@@ -86,8 +97,7 @@ def run(settings: DistillSettings, watch: Callable[[Any, threading.Event], None]
     output = workspace / UNIFIED
     if (known := finished(output, recipe.key)) is not None:
         return known
-    check_norms(settings.model, settings.cluster, settings.cluster.workers)
-    preflight(settings.cluster)
+    check_norms(settings.model, settings.cluster, settings.cluster.most)
     queue = Queue.remote([UNIFIED])  # type: ignore[attr-defined]
     stop = threading.Event()
     watcher = threading.Thread(target=watch, args=(queue, stop), daemon=True)
@@ -110,7 +120,8 @@ def _worker(config: dict[str, Any]) -> None:
     settings, queue = config["settings"], config["queue"]
     workspace = Location.of(settings.workspace)
     dataset = Dataset.open(workspace / "dataset")
-    team = join_team(settings.cluster, settings.cluster.workers)
+    team = join_team(settings.cluster, ray.train.get_context().get_world_size())
+    assert team is not None
     start_together(dataset, settings, team.rank, queue)
     if ray.get(queue.state.remote())[1]:
         return

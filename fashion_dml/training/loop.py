@@ -25,6 +25,7 @@ from fashion_dml.storage import Location, UserError, read_manifest
 from fashion_dml.training import checkpoint
 from fashion_dml.training.board import Board
 from fashion_dml.training.checkpoint import Progress
+from fashion_dml.training.curve import FILE, Curve
 from fashion_dml.training.optim import create_optimizer, rate, set_rate
 from fashion_dml.training.task import Task
 from fashion_dml.training.validation import Validation
@@ -96,19 +97,14 @@ def train(
         module = DistributedDataParallel(task, device_ids=devices, process_group=team.group, broadcast_buffers=False)
     half = mixed(recipe.optim, device)
     stats = StreamStats()
+    curve = Curve(progress.curve)
     board = Board(output / "logs") if team.rank == 0 else None
     task.train()
     began, before = time.monotonic(), progress.seconds
     for batch in stream(
-        plan,
-        sources,
-        recipe.data,
-        start=plan.cursor(progress.step),
-        steps=recipe.steps - progress.step,
-        rank=team.rank,
-        workers=team.size,
-        stats=stats,
-    ):
+        plan, sources, recipe.data, start=plan.cursor(progress.step), steps=recipe.steps - progress.step,
+        rank=team.rank, workers=team.size, stats=stats,
+    ):  # fmt: skip
         set_rate(optimizer, rate(progress.step, recipe.steps, recipe.optim.warmup))
         uniform = draws(batch.lane, batch.row, seed=recipe.seed, epoch=batch.epoch, step=batch.step)
         images = augment(batch.images.to(device, non_blocking=True), recipe.augment, uniform)
@@ -120,55 +116,38 @@ def train(
         torch.nn.utils.clip_grad_norm_(task.parameters(), recipe.optim.clip)
         optimizer.step()
         progress.step += 1
-        progress.images += len(batch.images) * plan.lanes // len(range(team.rank, plan.lanes, team.size))
+        curve.add(parts["loss"], batch, stats.last_wait)
         last = progress.step == recipe.steps
         validates, saves = (progress.step % every == 0 or last for every in (recipe.validate_every, recipe.checkpoint_every))
         if progress.step % CHECK_EVERY == 0 or validates or saves:  # nothing broken is validated or kept
+            curve.settle(team.group)
             values = {name: float(value.detach()) for name, value in parts.items()}
             if not math.isfinite(values["loss"]):
                 raise UserError(
                     f"{recipe.name}: the loss is {values['loss']} at step {progress.step}; lower optim.learning_rate or look at its photos."
                 )
-            progress.seconds = before + time.monotonic() - began
-            if team.rank == 0:
-                report(
-                    {
-                        "name": recipe.name,
-                        "step": progress.step,
-                        "steps": recipe.steps,
-                        "loss": values["loss"],
-                        "best": progress.best,
-                    }
-                )
-                if board is not None:
-                    for name, value in values.items():
-                        board.add(f"train/{name}", value, progress.step)
-                    board.add("train/learning_rate", optimizer.param_groups[0]["lr"], progress.step)
+            progress.seconds, progress.curve = before + time.monotonic() - began, curve.columns
+            if board is not None:
+                report(_told(recipe, progress) | {"loss": values["loss"]})
+                board.step(values, optimizer.param_groups[0]["lr"], stats.last_wait, progress.step)
         if validates:
             _validate(recipe, embedder, validation, output, team, progress, board)
         if saves and team.rank == 0:
-            progress.waited_seconds += stats.waited_seconds
-            stats.waited_seconds = 0.0
             checkpoint.save(output / "last", embedder, task.loss, optimizer, progress, recipe.key)
             if board is not None:
                 board.save()
     if board is not None:
         board.close()
     if team.rank == 0:
-        _publish(recipe, embedder, output, progress, stats)
-        report(
-            {
-                "name": recipe.name,
-                "step": recipe.steps,
-                "steps": recipe.steps,
-                "done": True,
-                "best": progress.best,
-                "seconds": progress.seconds,
-            }
-        )
+        _publish(recipe, embedder, output, progress, curve, stats)
+        report(_told(recipe, progress) | {"done": True, "seconds": progress.seconds})
     if team.group is not None:
         dist.barrier(team.group)
-    return vars(progress)
+    return {**vars(progress), "images": curve.images}
+
+
+def _told(recipe: Recipe, progress: Progress) -> dict[str, Any]:
+    return {"name": recipe.name, "step": progress.step, "steps": recipe.steps, "best": progress.best}
 
 
 def mixed(settings: Optim, device: torch.device) -> bool:
@@ -200,7 +179,9 @@ def _validate(
         save_model(output / "best", embedder, key=recipe.key, step=progress.step)
 
 
-def _publish(recipe: Recipe, embedder: Embedder, output: Location, progress: Progress, stats: StreamStats) -> None:
+def _publish(
+    recipe: Recipe, embedder: Embedder, output: Location, progress: Progress, curve: Curve, stats: StreamStats
+) -> None:
     """The model that later stages use, with the figures of its training."""
     chosen = embedder
     best = read_manifest(output / "best") if recipe.keep == "best" else None
@@ -208,6 +189,6 @@ def _publish(recipe: Recipe, embedder: Embedder, output: Location, progress: Pro
         chosen = load_model(output / "best").module
     save_model(
         output / "model", chosen, config=recipe.config, inputs=recipe.inputs, seconds=progress.seconds, key=recipe.key, name=recipe.name,
-        steps=recipe.steps, images=progress.images, waited_seconds=round(progress.waited_seconds, 3), best=progress.best,
-        best_step=progress.best_step, validations=progress.validations, kept=recipe.keep, corrupt=stats.corrupt[:20],
+        steps=recipe.steps, images=curve.images, waited=curve.waits(), best=progress.best, best_step=progress.best_step,
+        validations=progress.validations, kept=recipe.keep, corrupt=stats.corrupt[:20], files={FILE: curve.parquet()},
     )  # fmt: skip

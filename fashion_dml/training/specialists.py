@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 import ray
 import torch
 import torch.distributed as dist
+from pydantic import model_validator
 
 from fashion_dml.config import Cluster, Data, JobSettings, Loss, Model, Specialists
 from fashion_dml.data.plan import Cursor, Plan, PlanSettings
@@ -28,7 +29,7 @@ from fashion_dml.storage import Location, UserError, manifest_sha256, read_manif
 from fashion_dml.training.loop import Recipe, Team, finished, train
 from fashion_dml.training.task import MetricTask
 from fashion_dml.training.validation import Validation
-from fashion_dml.training.workers import check_norms, fit, join_team, preflight
+from fashion_dml.training.workers import check_norms, fit, join_team
 
 JOINT = "joint"
 INITIAL = "initial"
@@ -44,6 +45,20 @@ class TrainSettings(JobSettings):
     loss: Loss = Loss()
     specialists: Specialists = Specialists()
     cluster: Cluster = Cluster()
+
+    @model_validator(mode="after")
+    def _lanes(self) -> TrainSettings:
+        if self.cluster.team > self.data.lanes:
+            raise ValueError(lanes_short("cluster.team", self.cluster.team, self.data.lanes))
+        return self
+
+
+def lanes_short(setting: str, workers: int, lanes: int) -> str:
+    """Why workers that train one model together can't be more than lanes."""
+    return (
+        f"{setting} = {workers} workers share data.lanes = {lanes} lanes, and each needs one; "
+        f"raise data.lanes (the global batch grows with it) or lower {setting}"
+    )
 
 
 @dataclass(frozen=True)
@@ -75,11 +90,19 @@ def groups_of(dataset: Dataset, settings: Specialists) -> dict[str, tuple[str, .
                 f"specialists.groups has the group {name!r}: its name must match {VERTICAL_NAME.pattern} and not be that of a "
                 f"vertical outside all groups; rename it."
             )
+    check_weights("specialists", settings.weights, verticals)
     groups.update({v: (v,) for v in verticals if v not in listed})
     for name, meaning in ((JOINT, "the model of all verticals"), (INITIAL, "where all trainings start")):
         if name in groups:
             raise UserError(f"A specialist can't be called {name!r}, that is {meaning}; rename the vertical or group.")
     return groups
+
+
+def check_weights(section: str, weights: dict[str, float], verticals: list[str]) -> None:
+    """Raises UserError for the weight of a vertical that the dataset doesn't have."""
+    for vertical in weights:
+        if vertical not in verticals:
+            raise UserError(f"{section}.weights names the vertical {vertical!r}, the dataset has {', '.join(verticals)}.")
 
 
 def plan_for(dataset: Dataset, verticals: tuple[str, ...], settings: TrainSettings) -> Plan:
@@ -89,8 +112,8 @@ def plan_for(dataset: Dataset, verticals: tuple[str, ...], settings: TrainSettin
     return Plan(
         products,
         PlanSettings(
-            "products", settings.data.lanes, settings.data.window_images, settings.seed,
-            products_per_batch=s.products_per_batch, images_per_product=s.images_per_product,
+            s.batches, settings.data.lanes, settings.data.window_images, settings.seed, products_per_batch=s.products_per_batch,
+            images_per_product=s.images_per_product, neighbours=s.neighbours, weights=tuple(sorted(s.weights.items())),
         ),
     )  # fmt: skip
 
@@ -127,7 +150,7 @@ def assignments(dataset: Dataset, settings: TrainSettings, *, joint: bool) -> li
 def images_per_step(plan: Plan) -> int:
     """Images of a global batch in the first epoch."""
     report = plan.report(0)
-    return report.used // report.steps * (plan.settings.images_per_product if plan.settings.mode == "products" else 1)
+    return report.used // report.steps * (1 if plan.settings.mode == "images" else plan.settings.images_per_product)
 
 
 @ray.remote(num_cpus=0)
@@ -171,7 +194,6 @@ def run(settings: TrainSettings, watch: Callable[[Any, threading.Event], None]) 
     if not todo:
         return {}
     check_norms(settings.model, settings.cluster, settings.cluster.team)
-    preflight(settings.cluster)
     queue = Queue.remote([a.name for a in todo])  # type: ignore[attr-defined]
     stop = threading.Event()
     watcher = threading.Thread(target=watch, args=(queue, stop), daemon=True)
@@ -197,6 +219,8 @@ def _worker(config: dict[str, Any]) -> None:
     if world == 0:
         ray.get(queue.restart.remote())
     start_together(dataset, settings, world, queue)
+    if team is None:
+        return
     by_name = {a.name: a for a in assignments(dataset, settings, joint=settings.specialists.joint)}
     turn = 0
     while (name := ray.get(queue.take.remote(world // team.size, turn))) is not None:
@@ -275,9 +299,7 @@ def initial_model(dataset: Dataset, settings: TrainSettings) -> None:
     embedder = Embedder(settings.model, settings.data.height, settings.data.width).eval()
     if settings.model.head == "pca":
         products = dataset.products.filter(pc.field("split") == "train")
-        plan = Plan(
-            products, PlanSettings("images", 1, 4 * HEAD_IMAGES, settings.seed, images_per_batch=64, category_wise=False)
-        )
+        plan = Plan(products, PlanSettings("images", 1, 4 * HEAD_IMAGES, settings.seed, images_per_batch=64))
         steps = max(1, min(plan.steps(0), HEAD_IMAGES // 64))
         threads = settings.data.model_copy(update={"executor": "threads", "max_corrupt": 1.0})
         with torch.inference_mode():

@@ -12,8 +12,9 @@ import ray
 import ray.train
 import torch
 import torch.distributed as dist
-from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train import FailureConfig, RunConfig
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2.api.config import ScalingConfig
 
 from fashion_dml.config import Cluster, Model
 from fashion_dml.storage import UserError
@@ -22,26 +23,34 @@ from fashion_dml.training.loop import Team
 DATA_CPUS = 0.25  # a Ray Data read task asks for this much
 
 
-def preflight(settings: Cluster) -> None:
-    """Refuse, with the arithmetic, what the cluster (grown to its autoscaler's maximum) can never hold.
+def cluster_most() -> dict[str, float]:
+    """Resources of the cluster, grown to its autoscaler's maximum."""
+    most: dict[str, float] = dict(ray.cluster_resources())
+    for name, amount in (ray._private.state.state.get_max_resources_from_cluster_config() or {}).items():
+        most[name] = max(most.get(name, 0), amount)
+    return most
+
+
+def preflight(settings: Cluster) -> int:
+    """The most workers that can run, at most `settings.most`; refuses, with the arithmetic, what can never be held.
 
     Ray Train would wait for ever, silently; and trainers that take every CPU leave none for Ray Data.
     """
-    most = dict(ray.cluster_resources())
-    for name, amount in (ray._private.state.state.get_max_resources_from_cluster_config() or {}).items():
-        most[name] = max(most.get(name, 0), amount)
-    cpus = settings.workers * settings.cpus_per_worker
+    most = cluster_most()
+    cpus = settings.fewest * settings.cpus_per_worker
     if cpus + DATA_CPUS > most.get("CPU", 0):
         raise UserError(
-            f"{settings.workers} workers x {settings.cpus_per_worker} CPUs = {cpus:g}, and Ray Data needs {DATA_CPUS} more, but the cluster has "
+            f"{settings.fewest} workers x {settings.cpus_per_worker} CPUs = {cpus:g}, and Ray Data needs {DATA_CPUS} more, but the cluster has "
             f"{most.get('CPU', 0):g} CPUs at most: lower cluster.workers or cluster.cpus_per_worker, or add nodes."
         )
-    gpus = settings.workers * settings.gpus_per_worker
+    gpus = settings.fewest * settings.gpus_per_worker
     if gpus > most.get("GPU", 0):
         raise UserError(
-            f"{settings.workers} workers x {settings.gpus_per_worker:g} GPUs = {gpus:g}, but the cluster has {most.get('GPU', 0):g} GPUs at most: "
+            f"{settings.fewest} workers x {settings.gpus_per_worker:g} GPUs = {gpus:g}, but the cluster has {most.get('GPU', 0):g} GPUs at most: "
             f"lower cluster.workers or cluster.gpus_per_worker, or add nodes."
         )
+    held = int((most["CPU"] - DATA_CPUS) / settings.cpus_per_worker + 1e-9)
+    return min(settings.most, held - held % settings.team)
 
 
 def check_norms(model: Model, settings: Cluster, team: int) -> None:
@@ -56,7 +65,8 @@ def check_norms(model: Model, settings: Cluster, team: int) -> None:
 def fit(function: Callable[[dict[str, Any]], Any], config: dict[str, Any], settings: Cluster, *, name: str) -> None:
     """Run `function(config)` on every worker; when a worker dies, all start again, `max_failures` times.
 
-    The function must be safe to start again: it goes on from its own checkpoints.
+    The function must be safe to start again, on another number of workers too: it goes on from its own checkpoints.
+    Raises UserError, before anything starts, for what the cluster can never hold.
     """
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     resources = {"CPU": settings.cpus_per_worker}
@@ -65,12 +75,17 @@ def fit(function: Callable[[dict[str, Any]], Any], config: dict[str, Any], setti
     # The run's own directory holds nothing we need (checkpoints lie in the workspace); each run gets a new one, so
     # that an earlier run of the same name is never taken up in place of our own cursors.
     home = tempfile.mkdtemp(prefix=f"{name}-")
+    most = preflight(settings)
+    workers = settings.fewest if most == settings.fewest else (settings.fewest, most)
     trainer = TorchTrainer(
         function,
         train_loop_config=config,
         torch_config=TorchConfig(backend="nccl" if settings.gpus_per_worker >= 1 else "gloo"),
         scaling_config=ScalingConfig(
-            num_workers=settings.workers, use_gpu=settings.gpus_per_worker > 0, resources_per_worker=resources
+            num_workers=workers,
+            use_gpu=settings.gpus_per_worker > 0,
+            resources_per_worker=resources,
+            elastic_resize_monitor_interval_s=settings.resize_every_s,
         ),
         run_config=RunConfig(
             name=os.path.basename(home), storage_path=home, failure_config=FailureConfig(max_failures=settings.max_failures)
@@ -82,8 +97,11 @@ def fit(function: Callable[[dict[str, Any]], Any], config: dict[str, Any], setti
         shutil.rmtree(home, ignore_errors=True)
 
 
-def join_team(settings: Cluster, size: int) -> Team:
-    """This worker's team of `size` workers of neighbouring ranks; call once on every worker, it is collective."""
+def join_team(settings: Cluster, size: int) -> Team | None:
+    """This worker's team of `size` workers of neighbouring ranks; None for one of an elastic rest that makes no team.
+
+    Call once on every worker, it is collective.
+    """
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
     threads = settings.threads_per_worker or max(1, (os.cpu_count() or 1) // context.get_local_world_size())
@@ -91,5 +109,5 @@ def join_team(settings: Cluster, size: int) -> Team:
     device = ray.train.torch.get_device()
     if size == 1:
         return Team(device=device)
-    groups = [dist.new_group(list(range(first, first + size))) for first in range(0, world, size)]
-    return Team(rank % size, size, groups[rank // size], device)
+    groups = [dist.new_group(list(range(first, first + size))) for first in range(0, world - size + 1, size)]
+    return Team(rank % size, size, groups[rank // size], device) if rank // size < len(groups) else None

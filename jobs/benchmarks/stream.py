@@ -24,10 +24,11 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from fashion_dml.config import Augment, Cluster, Data, Generated, Ingest, Loss, Model, Optim
 from fashion_dml.data.augment import augment, draws
+from fashion_dml.data.batch import Batch
 from fashion_dml.data.plan import Cursor, Plan, PlanSettings
 from fashion_dml.data.read import Sources, decode_batch, read_window
 from fashion_dml.data.schema import Dataset
-from fashion_dml.data.stream import Batch, StreamStats, stream
+from fashion_dml.data.stream import StreamStats, stream
 from fashion_dml.models.embedder import Embedder
 from fashion_dml.training.optim import create_optimizer
 from fashion_dml.training.task import MetricTask
@@ -53,7 +54,7 @@ def dataset_of(workspace: str, products: int) -> str:
 def plan_of(address: str, products_per_batch: int = 16) -> tuple[Plan, Sources]:
     dataset = Dataset.open(address)
     products = dataset.products.filter(pc.field("split") == "train")
-    settings = PlanSettings("products", WORKERS, 2048, 0, products_per_batch=products_per_batch, images_per_product=2)
+    settings = PlanSettings("vertical-wise", WORKERS, 2048, 0, products_per_batch=products_per_batch, images_per_product=2)
     return Plan(products, settings), Sources(f"{address}/images", "train")
 
 
@@ -247,7 +248,7 @@ def main() -> None:
     """The process that `plan_memory` measures."""
     table = many_products(MANY_PRODUCTS)
     began = time.perf_counter()
-    plan = Plan(table, PlanSettings("products", 64, 2048, 0))
+    plan = Plan(table, PlanSettings("vertical-wise", 64, 2048, 0))
     windows = [next(plan.windows(lane, Cursor(), 10)) for lane in range(plan.lanes)]
     picked = sum(len(p) for w in windows for p in plan.picks(w))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -14,14 +14,15 @@ import pyarrow.parquet as pq
 import torch
 
 from fashion_dml.config import Data
+from fashion_dml.data.batch import Batch
 from fashion_dml.data.plan import Cursor, Plan, PlanSettings
 from fashion_dml.data.read import Sources
 from fashion_dml.data.schema import Dataset, embeddings_schema
-from fashion_dml.data.stream import Batch, StreamStats, stream
+from fashion_dml.data.stream import StreamStats, stream
 
 THREADS = Data(executor="threads", decode="worker", height=40, width=32, lanes=3, window_images=24, prefetch_batches=2)
 PLAN = PlanSettings(
-    "products", lanes=3, window_images=12, seed=5, products_per_batch=2, images_per_product=2, images_per_batch=4
+    "vertical-wise", lanes=3, window_images=12, seed=5, products_per_batch=2, images_per_product=2, images_per_batch=4
 )
 
 

@@ -160,3 +160,35 @@ def test_erased_rectangles_are_a_quarter_to_a_half_of_each_side() -> None:
     assert ((grey.any(2).sum(1) - 40 * 0.375).abs() <= 40 * 0.125 + 1).all()
     assert ((grey.any(1).sum(1) - 80 * 0.375).abs() <= 80 * 0.125 + 1).all()
     assert (grey.sum((1, 2)) == grey.any(2).sum(1) * grey.any(1).sum(1)).all()
+
+
+def test_a_vertical_flip_turns_upside_down() -> None:
+    images = pictures(4)
+    told = augment(images, changed(flip_vertical=1), some(4))
+    assert torch.allclose(told, plain(images).flip(-2), atol=1e-5)
+    assert torch.allclose(augment(images, changed(flip_vertical=1, flip=1), some(4)), plain(images).flip(-1, -2), atol=1e-5)
+
+
+def test_beyond_the_photo_comes_its_border_or_its_mirror_image() -> None:
+    """Zoomed out to twice the side, the middle half is the photo; a fabric goes on as in a mirror."""
+    stripes = (torch.arange(40) // 5 % 2 * 255).to(torch.uint8)[None, None, :, None].expand(1, 40, 40, 3).contiguous()
+    border, reflect = (augment(stripes, changed(scale=(2, 2), padding=p), some(1))[0, 0, 20] for p in ("border", "reflect"))
+    assert torch.allclose(border[10:30], reflect[10:30])
+    assert border[:9].unique().numel() == 1
+    assert torch.allclose(reflect[:10], reflect[10:20].flip(0), atol=1e-5)
+
+
+def test_shade_is_a_slope_of_light() -> None:
+    level = torch.full((60, 40, 40, 3), 100, dtype=torch.uint8)
+    told = augment(level, changed(shade=0.5), some(60))[:, 0] / (100 / 255)
+    assert torch.allclose(told.mean((1, 2)), torch.ones(60), atol=1e-4)
+    assert told.max() <= 1.5 + 1e-4
+    assert told.amax((1, 2)).max() > 1.3
+    step = told[:, 1:] - told[:, :-1]
+    assert torch.allclose(step, step[:, :1, :1].expand_as(step), atol=1e-4)
+
+
+@pytest.mark.parametrize("scale", [(0.0, 1.0), (1.2, 0.8), (0.5, 9.0)])
+def test_a_range_of_scale_that_does_not_rise_is_refused(scale: tuple[float, float]) -> None:
+    with pytest.raises(ValueError, match=r"scale is from .* to .*; it must rise within 0 to 4"):
+        Augment(scale=scale)

@@ -85,7 +85,7 @@ def test_product_rows_point_at_their_images(tmp_path: Path) -> None:
     report = write(tmp_path, (3, 2, 2, 1, 5), reader, images=5)
     told = groups(tmp_path)
     seen = []
-    for product in report.products:
+    for product in report.products.to_pylist():
         assert (product["vertical"], product["split"], product["shard"]) == ("shoes", "train", 3)
         found = told[product["row_group"]][product["first_row"] : product["first_row"] + product["rows"]]
         assert {(r["product_id"], r["label"]) for r in found} == {(product["product_id"], product["label"])}
@@ -99,8 +99,8 @@ def test_product_rows_point_at_their_images(tmp_path: Path) -> None:
 
 def test_a_product_without_a_readable_image_is_left_out(tmp_path: Path) -> None:
     report = write(tmp_path, (2, 2), Drawn(bad=("0", "1")))
-    assert [p["product_id"] for p in report.products] == ["p1"]
-    assert report.products[0]["first_row"] == 0
+    assert report.products["product_id"].to_pylist() == ["p1"]
+    assert report.products["first_row"].to_pylist() == [0]
 
 
 def test_a_finished_file_is_kept_and_reported_the_same(tmp_path: Path) -> None:

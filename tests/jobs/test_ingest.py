@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,40 @@ def test_a_workspace_of_a_newer_schema_is_refused_and_left_alone(tmp_path: Path,
     assert "has schema 2, this version" in told
     assert told.endswith("reads up to 1: update fashion-dml or choose another workspace.")
     assert contents(tmp_path) == before
+
+
+@pytest.fixture
+def tiny_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own with 1.5 MB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1500k", "tmpfs", str(place)], capture_output=True, check=False
+    ).returncode:
+        pytest.skip("needs the right to mount a small disk")
+    yield place
+    subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+@pytest.mark.cluster
+def test_a_full_disk_is_named_and_leaves_no_dataset_that_looks_whole(
+    ray_local: str, tiny_disk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Given more space, the same command goes on with the files that were finished."""
+    command = ["generated", "--workspace", str(tiny_disk), "--ingest.generated.products_per_vertical", "100"]
+    told = refused(command, capsys)
+    assert told.startswith(f"There is no space left to write {tiny_disk}/dataset/images/")
+    assert told.endswith("free some, then run the job again; it goes on where it stopped.")
+    assert not (tiny_disk / "dataset" / "manifest.json").exists()
+    with pytest.raises(UserError, match="no complete result"):
+        Dataset.open(str(tiny_disk / "dataset"))
+    kept = {f: f.stat().st_mtime_ns for f in tiny_disk.rglob("*.parquet")}
+    assert kept
+    subprocess.run(["mount", "-o", "remount,size=64m", str(tiny_disk)], check=True)
+    assert entry(command) == 0
+    assert {f: f.stat().st_mtime_ns for f in kept} == kept
+    assert not list(tiny_disk.rglob("*.partial"))
+    assert Dataset.open(str(tiny_disk / "dataset")).manifest["products"] == 500
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ from fashion_dml.training.optim import create_optimizer
 from fashion_dml.training.task import MetricTask
 
 MODEL = Model(trunk="test_efficientnet", weights="none", dim=8)
-PROGRESS = Progress(7, 0.25, 5, 224, 3.5, 0.5, [{"step": 5, "R@1": 0.25, "verticals": {"shoes": 0.25}}])
+PROGRESS = Progress(7, 0.25, 5, 3.5, [{"step": 5, "R@1": 0.25, "verticals": {"shoes": 0.25}}])
 
 
 class DiesWhileSaved(Embedder):

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 from torch import nn
+from torch.multiprocessing import ProcessExitedException
 from torch.nn.parallel import DistributedDataParallel
 from train_helpers import DATA, embedder, metric_plan, products, recipe, run_training, sources, together
 
@@ -20,7 +25,7 @@ from fashion_dml.training.gather import gather, in_lane_order
 from fashion_dml.training.loop import Team
 from fashion_dml.training.task import DistillTask, MetricTask, Task
 
-LANES = (3, 4)  # one of them is uneven on 2 workers, the other on 3
+LANES = (4, 5)  # even and uneven on 2 and 4 workers, uneven on 3
 LOSSES = ("l2", "relational")
 ROUNDING = 1e-5
 
@@ -63,7 +68,7 @@ def steps_of_all_tasks(team: Team, dataset: Dataset) -> dict[str, Any]:
     for lanes in LANES:
         task = MetricTask(embedder(dataset), Loss(margin=0.3), team.group)
         found[f"triplet {lanes}"] = one_step(task, metric_plan(dataset, lanes), dataset, team)
-        settings = PlanSettings("images", lanes, DATA.window_images, 0, images_per_batch=6, category_wise=False)
+        settings = PlanSettings("images", lanes, DATA.window_images, 0, images_per_batch=6)
         for name in LOSSES:
             student = DistillTask(embedder(dataset), name, team.group)
             dim = 24 if name == "relational" else 16
@@ -83,9 +88,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("trained")
 
 
-@pytest.fixture(scope="module", params=[2, 3], ids="{0} workers".format)
+@pytest.fixture(scope="module", params=[2, 3, 4], ids="{0} workers".format)
 def workers(request: pytest.FixtureRequest, small: Dataset, trained: Path) -> list[dict[str, Any]]:
-    """What 2 and 3 processes found; started once for all tests."""
+    """What 2, 3 and 4 processes found; started once for all tests."""
     return together(request.param, everything, small, trained / str(request.param))
 
 
@@ -138,6 +143,37 @@ def test_training_together_follows_training_alone(workers: list[dict[str, Any]],
     assert workers[0]["losses"] == pytest.approx(losses, rel=1e-3)
     assert all(w["losses"] == [] for w in workers[1:])
     assert [w["images"] for w in workers] == [done["images"]] * len(workers)
+
+
+def cut_down(team: Team, dataset: Dataset, output: Path, die_in_step: int) -> None:
+    """The last rank kills itself, as a lost node would."""
+
+    def kill(*_: Any) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    mine = die_in_step if team.rank == team.size - 1 else None
+    run_training(dataset, output, team=team, lanes=4, die_in_step=mine, die=kill)
+
+
+def going_on(team: Team, dataset: Dataset, output: Path) -> int:
+    return int(run_training(dataset, output, team=team, lanes=4)["step"])
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_a_run_stopped_on_two_workers_goes_on_with_another_number(workers: int, small: Dataset, tmp_path: Path) -> None:
+    """Same images in every step, and the losses of a run on one worker that nothing stopped."""
+    run_training(small, tmp_path / "alone", lanes=4)
+    with pytest.raises(ProcessExitedException, match="SIGKILL"):
+        together(2, cut_down, small, tmp_path / "stopped", 8)
+    manifest = json.loads((tmp_path / "stopped" / "last" / "manifest.json").read_text())
+    assert manifest["step"] == 5  # the checkpoint before
+    assert not (tmp_path / "stopped" / "model").exists()
+    assert together(workers, going_on, small, tmp_path / "stopped") == [12] * workers
+    one, other = (pq.read_table(tmp_path / name / "model" / "curve.parquet") for name in ("alone", "stopped"))
+    for exact in ("step", "images", "digest"):
+        assert one[exact].equals(other[exact])
+    assert len(one) == len(set(one["digest"].to_pylist())) == 12
+    assert other["loss"].to_pylist() == pytest.approx(one["loss"].to_pylist(), rel=5e-3)
 
 
 def test_a_worker_alone_gathers_nothing() -> None:

@@ -2,80 +2,33 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
+import random
 import re
 import shutil
-import subprocess
-import sys
-import time
-from collections.abc import Callable
+import zlib
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pyarrow.parquet as pq
 import pytest
 import torch
 from drawn import SMALL, small_dataset, write_dataset
+from kill_drill import arguments, new_group, reached, start, steps_done, training_workers, until, weights
 
-from fashion_dml.config import Cluster, Data, Generated, Model, Specialists
+from fashion_dml.config import Cluster, Data, Generated, Model, Specialists, load_settings
+from fashion_dml.data.plan import Cursor
 from fashion_dml.data.schema import Dataset
 from fashion_dml.data.sources.generated.source import read_generated
 from fashion_dml.models.store import load_model
-from fashion_dml.training.specialists import TrainSettings
+from fashion_dml.training.curve import FILE
+from fashion_dml.training.specialists import Assignment, TrainSettings, assignments, plan_for
 from jobs import common
 from jobs.train_specialists import train_specialists
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster]
-
-ROOT = Path(__file__).parents[2]
-WORKER = "ray::RayTrainWorker"
-ARGUMENTS = {
-    "data.height": 32, "data.width": 32, "data.executor": "threads", "data.lanes": 2, "model.trunk": "test_efficientnet",
-    "model.weights": "none", "model.dim": 16, "specialists.products_per_batch": 4, "specialists.epochs": 1,
-    "specialists.min_steps": 200, "specialists.checkpoint_every": 10, "specialists.validate_every": 50, "cluster.workers": 2,
-}  # fmt: skip
-
-
-def until(true: Callable[[], Any], process: subprocess.Popen[bytes], seconds: float = 300) -> Any:
-    """Poll until `true()` is, while the process lives; its value."""
-    end = time.monotonic() + seconds
-    while not (value := true()):
-        assert process.poll() is None, f"the job ended with {process.returncode} before that"
-        assert time.monotonic() < end, f"still not true after {seconds} s"
-        time.sleep(0.02)
-    return value
-
-
-def start(workspace: Path, log: Path) -> subprocess.Popen[bytes]:
-    """`python -m jobs.train_specialists` with a Ray of its own."""
-    arguments = [text for name, value in ARGUMENTS.items() for text in (f"--{name}", str(value))]
-    clean = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
-    with log.open("wb") as stream:
-        return subprocess.Popen(
-            [sys.executable, "-m", "jobs.train_specialists", "--workspace", str(workspace), *arguments],
-            cwd=ROOT, env=clean, stdout=stream, stderr=subprocess.STDOUT,
-        )  # fmt: skip
-
-
-def training_workers(job: subprocess.Popen[bytes]) -> list[psutil.Process]:
-    """The processes of this job, and no other's, in which trainings run."""
-    found = []
-    for process in psutil.Process(job.pid).children(recursive=True):
-        try:
-            if process.cmdline()[:1] and process.cmdline()[0].startswith(WORKER):
-                found.append(process)
-        except psutil.NoSuchProcess:
-            continue
-    return found
-
-
-def weights(workspace: Path) -> dict[str, str]:
-    """Training -> sha256 of its published weights."""
-    files = (workspace / "specialists").glob("*/model/model.safetensors")
-    return {f.parents[1].name: hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
 
 
 def test_a_killed_worker_changes_nothing(tmp_path: Path) -> None:
@@ -105,6 +58,68 @@ def test_a_killed_worker_changes_nothing(tmp_path: Path) -> None:
         undisturbed.kill()
     assert set(weights(one)) == {"joint", *Dataset.open(str(one / "dataset")).verticals("train")}
     assert weights(one) == weights(other)
+
+
+def planned_digests(dataset: Dataset, assignment: Assignment, made: TrainSettings) -> tuple[list[int], list[int]]:
+    """(images, sum of the CRC-32 of their ids) of every step, by the plan and the stored files alone."""
+    plan = plan_for(dataset, assignment.verticals, made)
+    steps = assignment.recipe.steps
+    known: dict[tuple[str, int, int], list[int]] = {}
+    for part in dataset.parts("train", list(assignment.verticals)):
+        file = pq.ParquetFile(dataset.images_file(part).path)
+        for g in range(file.num_row_groups):
+            ids = file.read_row_group(g, columns=["image_id"])["image_id"].to_pylist()
+            known[part.vertical, part.shard, g] = [zlib.crc32(i.encode()) for i in ids]
+    images, digests = [0] * steps, [0] * steps
+    for lane in range(plan.lanes):
+        at = 0
+        for window in plan.windows(lane, Cursor(), steps):
+            keys = [plan.group_key[g] for g in window.groups]
+            for pick in plan.picks(window):
+                images[at] += len(pick)
+                digests[at] += sum(known[plan.verticals[keys[s][0]], int(keys[s][1]), int(keys[s][2])][r] for s, r in pick)
+                at += 1
+    return images, digests
+
+
+def test_ten_kills_at_random_steps_change_nothing(tmp_path: Path) -> None:
+    """The curve of every training is the undisturbed one bit for bit, and its images are the plan's: none lost, none twice."""
+    one, other = tmp_path / "killed", tmp_path / "alone"
+    small_dataset(one / "dataset")
+    shutil.copytree(one / "dataset", other / "dataset")
+    longer = {"specialists.min_steps": 1500, "specialists.validate_every": 500, "cluster.max_failures": 10}
+    lot = random.Random(os.urandom(8))
+    kills: list[int] = []
+    job = start(one, tmp_path / "killed.log", **longer)
+    try:
+        seen: set[int] = set()
+        while len(kills) < 10:
+            group = until(partial(new_group, job, seen), job)
+            goal = steps_done(one) + lot.randrange(1, 300)
+            until(partial(reached, one, goal), job)
+            seen |= {p.pid for p in group}
+            kills.append(steps_done(one))
+            lot.choice(group).kill()
+        assert job.wait(900) == 0, (tmp_path / "killed.log").read_text()
+    finally:
+        job.kill()
+    undisturbed = start(other, tmp_path / "alone.log", **longer)
+    try:
+        assert undisturbed.wait(900) == 0, (tmp_path / "alone.log").read_text()
+    finally:
+        undisturbed.kill()
+    assert weights(one) == weights(other)
+    made = load_settings(TrainSettings, ["--workspace", str(one), *arguments(longer)], prog="", doc="")
+    dataset = Dataset.open(str(one / "dataset"))
+    rows = 0
+    for assignment in assignments(dataset, made, joint=True):
+        curve, same = (pq.read_table(w / "specialists" / assignment.name / "model" / FILE) for w in (one, other))
+        assert curve.drop(["waited_ms"]).equals(same.drop(["waited_ms"]))
+        images, digests = planned_digests(dataset, assignment, made)
+        assert curve["images"].to_pylist() == images
+        assert curve["digest"].to_pylist() == digests
+        rows += sum(images)
+    print(f"killed after {kills} steps; {rows} rows trained on, as planned; curves and weights equal")
 
 
 def settings(workspace: Path, **cluster: Any) -> TrainSettings:

@@ -38,14 +38,14 @@ def sources(dataset: Dataset) -> Sources:
 
 
 def metric_plan(dataset: Dataset, lanes: int = 2) -> Plan:
-    return Plan(products(dataset), PlanSettings("products", lanes, DATA.window_images, 0, products_per_batch=4))
+    return Plan(products(dataset), PlanSettings("vertical-wise", lanes, DATA.window_images, 0, products_per_batch=4))
 
 
 def embedder(dataset: Dataset, seed: int = 0, **settings: Any) -> Embedder:
     """Random trunk, whitened head: embeddings that differ, so that distances are not lost in rounding."""
     torch.manual_seed(seed)
     made = Embedder(MODEL.model_copy(update=settings), 32, 32).eval()
-    plan = Plan(products(dataset), PlanSettings("images", 1, 512, 0, images_per_batch=32, category_wise=False))
+    plan = Plan(products(dataset), PlanSettings("images", 1, 512, 0, images_per_batch=32))
     batch = next(stream(plan, sources(dataset), DATA, start=Cursor(), steps=1))
     with torch.no_grad():
         assert isinstance(made.head, torch.nn.Linear)
@@ -68,9 +68,9 @@ class Interrupted(Exception):
 def run_training(
     dataset: Dataset, output: Path, made: Recipe | None = None, *, die_in_step: int | None = None,
     report: Callable[[dict[str, Any]], None] = lambda progress: None, model: dict[str, Any] | None = None,
-    team: Team = Team(), lanes: int = 2,
+    team: Team = Team(), lanes: int = 2, die: Callable[[], None] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
-    """One specialist; `die_in_step` counts the forward passes of this call."""
+    """One specialist; `die_in_step` counts the forward passes of this call, `die` ends it (by an exception if None)."""
     task = MetricTask(embedder(dataset, **(model or {})), Loss(margin=0.3), team.group)
     passes = 0
 
@@ -78,6 +78,8 @@ def run_training(
         nonlocal passes
         passes += 1
         if passes == die_in_step:
+            if die is not None:
+                die()
             raise Interrupted
 
     task.register_forward_pre_hook(count)
