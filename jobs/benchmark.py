@@ -1,6 +1,7 @@
 """Measure this machine: every figure against its limit or its peers, in turns in one run, medians and ratios.
 
     python -m jobs.benchmark stream --workspace workspace
+    python -m jobs.benchmark losses        (without Ray)
     python -m jobs.benchmark               (all)
 
 Writes `reports/benchmark-NAME.json` for each subject.
@@ -21,10 +22,15 @@ from pydantic import Field
 
 from fashion_dml.config import JobSettings
 from fashion_dml.storage import Location, UserError
-from jobs.benchmarks import Row, stream
+from jobs.benchmarks import Row, evaluate, losses, stream
 from jobs.common import connect, main, print_table
 
-SUBJECTS: dict[str, Callable[[str], tuple[list[Row], dict[str, Any]]]] = {"stream": stream.run}
+SUBJECTS: dict[str, Callable[[str], tuple[list[Row], dict[str, Any]]]] = {
+    "evaluate": evaluate.run,
+    "losses": losses.run,
+    "stream": stream.run,
+}
+WITHOUT_RAY = ("losses",)
 
 
 class BenchmarkSettings(JobSettings):
@@ -38,7 +44,8 @@ def benchmark(settings: BenchmarkSettings) -> dict[str, list[Row]]:
     names = list(SUBJECTS) if settings.subject == "all" else [settings.subject]
     if unknown := [n for n in names if n not in SUBJECTS]:
         raise UserError(f"There is no benchmark {unknown[0]!r}; known are {', '.join(SUBJECTS)}.")
-    connect()
+    if set(names) - set(WITHOUT_RAY):
+        connect()
     found = {}
     for name in names:
         began = time.monotonic()

@@ -5,7 +5,8 @@
 
 Without --models: the pretrained trunk, the specialists, the joint model and the unified model of the workspace. With
 --models: any model directory, `timm:NAME` or `color-histogram`, on any dataset directory. Images of the split test
-search among themselves; a dataset with the splits query and gallery has its queries searched in the gallery. Writes
+search among themselves; a dataset with the splits query and gallery has its queries searched in the gallery. Query expansion
+and re-ranking (`--evaluate.query_expansion 5 --evaluate.rerank k-reciprocal`) are rows beside those of the plain search. Writes
 `reports/evaluation.json` and a self-contained `reports/evaluation.html`.
 """
 
@@ -14,6 +15,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -26,11 +28,12 @@ from fashion_dml.config import Cluster, Data, Embed, Evaluate, JobSettings, Mode
 from fashion_dml.data.schema import SPLITS, Dataset, Part
 from fashion_dml.evaluation import html, report, sheets, table
 from fashion_dml.evaluation.protocol import PROTOCOLS, Items, LeftOut, Measured, Vertical, evaluate
+from fashion_dml.evaluation.refine import Refinement
 from fashion_dml.evaluation.sheets import Sheet, Tile
 from fashion_dml.inference.embed import EmbedRequest, ensure_embeddings, read_embeddings
 from fashion_dml.inference.encode import model_version
 from fashion_dml.storage import Location, UserError, manifest_sha256, read_manifest, sha256_json
-from fashion_dml.training.specialists import JOINT
+from fashion_dml.training.assignments import JOINT
 from fashion_dml.training.teachers import read_teachers
 from jobs.common import connect, console, main
 
@@ -110,9 +113,22 @@ def measure_models(settings: EvaluateSettings) -> dict[str, Any]:
         settings.cluster,
         settings.data,
     )
-    items = {name: [_vertical(dataset, v, found[by[v]], splits) for v in verticals] for name, by in models.items()}
+    items = {name: [vertical_items(dataset, v, found[by[v]], splits) for v in verticals] for name, by in models.items()}
     results: dict[str, list[Measured | LeftOut]] = {
-        name: [evaluate(given, p, level=level, recall_at=e.recall_at, memory_bytes=e.memory_bytes) for p in PROTOCOLS]
+        # Refined searches stand after all plain ones, as rows of their own.
+        f"{name} + {refinement.name}" if refinement.name else name: [
+            evaluate(
+                given,
+                p,
+                level=level,
+                recall_at=e.recall_at,
+                whole_list=e.whole_list,
+                refinement=refinement,
+                memory_bytes=e.memory_bytes,
+            )
+            for p in PROTOCOLS
+        ]
+        for refinement in refinements(e)
         for name, given in items.items()
     }
     described = report.describe(
@@ -120,14 +136,26 @@ def measure_models(settings: EvaluateSettings) -> dict[str, Any]:
         name=str(dataset.location),
         split=" in ".join(splits),
         models={n: sorted(set(b.values())) for n, b in models.items()},
+        refinements=[asdict(r) | {"name": r.name} for r in refinements(e) if r.name],
     )
-    content = report.build(results, described, resamples=e.bootstrap, seed=settings.seed)
+    attributes = (dataset.attributes, _signs(dataset, splits[0], verticals)) if dataset.attributes else None
+    content = report.build(results, described, resamples=e.bootstrap, seed=settings.seed, attributes=attributes)
     content |= {"job": "evaluate", "code": __version__, "key": key, "seconds": round(time.monotonic() - started, 3)}
-    shown = list(_sheets(dataset, items, results, e)) if e.sheets else []
+    plain = {name: results[name] for name in items}
+    shown = list(_sheets(dataset, items, plain, e)) if e.sheets else []
     (reports / "evaluation.html").write_bytes(html.render(content, shown, title="Evaluation").encode())
     (reports / "evaluation.json").write_json(content)  # last: it says that both are complete
     _show(content, reports)
     return content
+
+
+def refinements(e: Evaluate) -> list[Refinement]:
+    """The plain search first, then what the settings ask for beside it: each alone, and both together."""
+    expansion = Refinement(expansion=e.query_expansion, alpha=e.expansion_alpha)
+    rerank = Refinement(e.rerank, e.rerank_top)
+    both = replace(expansion, rerank=e.rerank, top=e.rerank_top)
+    found = {r.name: r for r in (Refinement(), expansion, rerank, both)}
+    return list(found.values())
 
 
 def _key(settings: EvaluateSettings, dataset: Dataset, models: dict[str, dict[str, str]]) -> str:
@@ -157,7 +185,7 @@ def measured_splits(dataset: Dataset, split: str) -> tuple[str, ...]:
     return ("query", "gallery") if split in ("test", "query") and dataset.verticals("query") else (split,)
 
 
-def _vertical(dataset: Dataset, vertical: str, embeddings: Location, splits: tuple[str, ...]) -> Vertical:
+def vertical_items(dataset: Dataset, vertical: str, embeddings: Location, splits: tuple[str, ...]) -> Vertical:
     """One vertical's images as queries and index, embedded by its model."""
     found = [_items(dataset, vertical, embeddings, split) for split in splits]
     dim = max(f.vectors.shape[1] for f in found)  # a role may have no image in this vertical
@@ -175,6 +203,17 @@ def _items(dataset: Dataset, vertical: str, embeddings: Location, split: str) ->
     ids = [i for part_ids, _ in read for i in part_ids]
     vectors = np.concatenate([v for _, v in read]) if read else np.empty((0, 0), np.float32)
     return Items(vectors, np.array([label[i] for i in ids], np.int64), np.array(ids, object))
+
+
+def _signs(dataset: Dataset, split: str, verticals: list[str]) -> dict[str, np.ndarray]:
+    """The attribute signs int8 [A] of every image of a split."""
+    found: dict[str, np.ndarray] = {}
+    for part in dataset.parts(split, verticals):
+        with dataset.images_file(part).open_input() as stream:
+            rows = pq.read_table(stream, columns=["image_id", "attributes"])
+        signs = rows["attributes"].combine_chunks().flatten().to_numpy().reshape(rows.num_rows, -1)
+        found.update(zip(rows["image_id"].to_pylist(), signs, strict=True))
+    return found
 
 
 def _sheets(

@@ -15,8 +15,9 @@ from typing import Any
 
 from fashion_dml.data.schema import Dataset
 from fashion_dml.storage import Location, UserError
+from fashion_dml.training.assignments import JOINT, TrainSettings, assignments, groups_of
 from fashion_dml.training.loop import finished
-from fashion_dml.training.specialists import JOINT, TrainSettings, assignments, groups_of, run
+from fashion_dml.training.specialists import run
 from jobs.common import connect, console, main, print_table, write_report
 from jobs.progress import watch
 

@@ -91,7 +91,7 @@ def _shade(pixels: Tensor, s: Augment, u: Tensor) -> Tensor:
     """Light from one side: brightness changes linearly across the image, in a random direction."""
     if not s.shade:
         return pixels
-    n, _, height, width = pixels.shape
+    height, width = pixels.shape[2:]
     angle = 2 * math.pi * u[:, 18]
     y = torch.linspace(-1, 1, height, device=pixels.device)[None, :, None] * torch.sin(angle)[:, None, None]
     x = torch.linspace(-1, 1, width, device=pixels.device)[None, None, :] * torch.cos(angle)[:, None, None]

@@ -59,12 +59,10 @@ def prepare(rows: pa.Table, origin: str, settings: Ingest, seed: int, inputs: di
     table = hold_out_validation(rows, settings.validation_share, seed)
     words = vocabulary(table)
     shards = shard_count(settings.shards, table.num_rows)
-    products = table.group_by(["product_id"]).aggregate([]).sort_by("product_id")["product_id"].to_pylist()
-    label = {p: i for i, p in enumerate(products)}
-    shard = {p: shard_of(p, shards, seed) for p in products}
-    ids = table["product_id"].to_pylist()
-    table = table.append_column("label", pa.array([label[p] for p in ids], pa.int64()))
-    table = table.append_column("shard", pa.array([shard[p] for p in ids], pa.int32()))
+    products = table["product_id"].combine_chunks().unique().sort()
+    label = pc.index_in(table["product_id"], products)
+    shard = pa.array((shard_of(p.as_py(), shards, seed) for p in products), pa.int32(), size=len(products))
+    table = table.append_column("label", label.cast(pa.int64())).append_column("shard", shard.take(label.combine_chunks()))
     table = table.sort_by(
         [
             ("split", "ascending"),
@@ -94,9 +92,9 @@ def _digest(key: str, images_per_group: int, words: list[str], block: pa.Table) 
     """Digest of everything that an images file is made from."""
     digest = hashlib.sha256(f"{key}|{images_per_group}|{sha256_json(words)}".encode())
     for name in block.column_names:
-        digest.update(f"|{name}|".encode())
-        for value in block[name].cast(pa.string()).to_pylist():
-            digest.update(f"{value}\0".encode())
+        # Joined, so that it doesn't count how the source's columns lie in memory.
+        text = pc.binary_join(pa.array([block[name].cast(pa.string()).to_pylist()]), "\0")
+        digest.update(f"|{name}|".encode() + text[0].as_py().encode())
     return digest.hexdigest()
 
 

@@ -23,20 +23,25 @@ BATCH = pa.schema([
 
 @dataclass(frozen=True)
 class Sources:
-    """Where a plan's files are. `targets` maps a vertical to the embeddings directory of its teacher (distillation)."""
+    """Where a plan's files are, and what to read of them.
+
+    targets: vertical -> embeddings directory of its teacher (distillation). attributes: read those of the images, too.
+    """
 
     images: str
     split: str
     targets: dict[str, str] | None = None
+    attributes: bool = False
 
 
 def read_window(plan: Plan, window: Window, sources: Sources, near: Near | None = None) -> Iterator[pa.Table]:
-    """One table a batch, columns of BATCH, and `target` (fixed list float32 [D]) with teachers."""
+    """One table a batch, columns of BATCH, `target` (fixed list float32 [D]) with teachers, `attributes` if asked for."""
     images, targets = [], []
     for g in window.groups:
         vertical, shard, row_group = (int(v) for v in plan.group_key[g])
         part = Part(sources.split, plan.verticals[vertical], shard)
-        images.append(_row_group(Location.of(sources.images) / part.relative, row_group, ["image", "label", "image_id"]))
+        columns = ["image", "label", "image_id", *(["attributes"] if sources.attributes else [])]
+        images.append(_row_group(Location.of(sources.images) / part.relative, row_group, columns))
         if sources.targets is not None:
             targets.append(_teacher(Location.of(sources.targets[part.vertical]), part, row_group, images[-1]["image_id"]))
     table = pa.concat_tables(images).combine_chunks()

@@ -15,7 +15,8 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from fashion_dml.evaluation.plots import recall_bars, recall_curves
+from fashion_dml.evaluation.ladder import METRICS
+from fashion_dml.evaluation.plots import recall_bars, recall_curves, rung_dots
 from fashion_dml.evaluation.protocol import PROTOCOLS
 from fashion_dml.evaluation.sheets import Sheet
 from fashion_dml.evaluation.table import headline
@@ -24,8 +25,7 @@ HERE = Path(__file__).parent
 SHOWN = ("R@1", "R@5", "R@10", "R@20", "mAP", "MAP@R")
 
 
-def render(evaluation: Mapping[str, Any], sheets: Sequence[Sheet] = (), *, title: str = "Evaluation") -> str:
-    """The page [text of one HTML file] for an `evaluation.json`; sheets stand in their order, by model."""
+def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE),
         undefined=jinja2.StrictUndefined,
@@ -36,6 +36,18 @@ def render(evaluation: Mapping[str, Any], sheets: Sequence[Sheet] = (), *, title
     environment.filters["percent"] = percent
     environment.filters["points"] = points
     environment.filters["data_uri"] = data_uri
+    return environment
+
+
+def render_ladder(report: Mapping[str, Any], *, title: str) -> str:
+    """The page of an ablation, from the report of `ladder.build` with its method's particulars."""
+    metrics = [m for m in METRICS if m in report["rungs"][0]]
+    page = _environment().get_template("ladder.html")
+    return page.render(title=title, report=report, metrics=metrics, plot=Markup(rung_dots(report)))
+
+
+def render(evaluation: Mapping[str, Any], sheets: Sequence[Sheet] = (), *, title: str = "Evaluation") -> str:
+    """The page [text of one HTML file] for an `evaluation.json`; sheets stand in their order, by model."""
     script = (HERE / "report_script.html").read_text(encoding="utf-8").split("<script>")[1].split("</script>")[0]
     present = [p for p in PROTOCOLS if any(p in by for by in evaluation["models"].values())]
     # Drawn here; matplotlib escapes the names in it.
@@ -44,7 +56,7 @@ def render(evaluation: Mapping[str, Any], sheets: Sequence[Sheet] = (), *, title
         for name, draw in (("R@1 of each vertical", recall_bars), ("R@K, all queries", recall_curves))
         for protocol in present
     ]
-    return environment.get_template("report.html").render(
+    return _environment().get_template("report.html").render(
         title=title,
         evaluation=evaluation,
         rows=rows(evaluation),

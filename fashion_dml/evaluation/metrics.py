@@ -11,27 +11,33 @@ embedding collapsed to one point scores zero or next to it, whatever the order o
     mAP          (1/R) sum_i i / r_i                 over all relevant items, to the end of the gallery
     MRR          1 / r_1
 
-A query without a relevant item (R = 0) is counted and not scored: its values are NaN.
+A query without a relevant item (R = 0) is counted and not scored: its values are NaN. mAP and MRR need every rank; the
+others only the first max(R, K) places, which `screen` finds with less work than the whole product (`whole_list=False`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
-from fashion_dml.evaluation.neighbours import TIE, check_pair, normalised, similarity_blocks
+from fashion_dml.evaluation.columns import FAR, Columns
+from fashion_dml.evaluation.neighbours import check_pair, normalised
+from fashion_dml.evaluation.ranking import Level, ranked
+from fashion_dml.evaluation.refine import Refinement, relisted
 from fashion_dml.storage import UserError
 
-Level = Literal["image", "product"]
 RECALL_AT = (1, 5, 10, 20)
+WHOLE_LIST = ("mAP", "MRR")
 
 
 @dataclass(frozen=True)
 class Retrieval:
-    """What each query scored: labels, relevant, first_rank [Q] int64 (rank 0: not scored); values: name -> [Q] float64."""
+    """What each query scored: labels, relevant, first_rank [Q] int64 (rank 0: not scored); values: name -> [Q] float64.
+
+    Where the whole list wasn't ranked, a first rank beyond max(R, K) stands as max(R, K) + 1.
+    """
 
     labels: np.ndarray
     relevant: np.ndarray
@@ -62,9 +68,10 @@ class Retrieval:
         return Retrieval(self.labels[rows], self.relevant[rows], self.first_rank[rows], values)
 
 
-def metric_names(recall_at: Sequence[int]) -> list[str]:
+def metric_names(recall_at: Sequence[int], whole_list: bool = True) -> list[str]:
     """Names in the order of all reports."""
-    return [*(f"R@{k}" for k in recall_at), "mAP", "MAP@R", "R-Precision", "P@1", "MRR"]
+    names = [*(f"R@{k}" for k in recall_at), "mAP", "MAP@R", "R-Precision", "P@1", "MRR"]
+    return [n for n in names if whole_list or n not in WHOLE_LIST]
 
 
 def join(parts: Sequence[Retrieval]) -> Retrieval:
@@ -89,6 +96,8 @@ def measure(
     exclude: np.ndarray | None = None,
     level: Level = "image",
     recall_at: Sequence[int] = RECALL_AT,
+    whole_list: bool = True,
+    refinement: Refinement = Refinement(),
     memory_bytes: int = 256 << 20,
     device: str | None = None,
 ) -> Retrieval:
@@ -96,73 +105,51 @@ def measure(
 
     queries [Q, D], gallery [N, D] float, of any length; labels [Q], [N] integer. exclude [Q] int64: the gallery row that is the
     query itself (self-retrieval: `np.arange(Q)`); None or -1 where the query isn't in the gallery. level "image": every
-    image is an item; "product": a product is one item and scores as its best image, so R = 1. Similarities take
-    `memory_bytes` at a time (or one row), the result O(Q). Raises UserError on shapes or values that don't fit.
+    image is an item; "product": a product is one item and scores as its best image, so R = 1. whole_list False: without
+    mAP and MRR, several times as fast on a large gallery. refinement: query expansion and re-ranking.
+    Similarities take `memory_bytes` at a time (or a row for each thread), the rest O((Q + N) D). device: where torch computes;
+    None is the CPU. Raises UserError on shapes or values that don't fit.
     """
     exclude = check_pair(queries, gallery, exclude)
     _check_settings(query_labels, len(queries), gallery_labels, len(gallery), level, recall_at)
-    # Sorted by label, the images of a product are one range of columns.
-    order = np.argsort(gallery_labels, kind="stable")
-    place = np.empty(len(order), np.int64)
-    place[order] = np.arange(len(order))
-    products, starts, counts = np.unique(gallery_labels[order], return_index=True, return_counts=True)
-    product = np.searchsorted(products, query_labels)
-    known = product < len(products)
-    known[known] = products[product[known]] == query_labels[known]
-
+    queries = refinement.query(queries, gallery, exclude, memory_bytes, device)
+    heads = refinement.lists(queries, gallery, exclude, memory_bytes, device)
+    columns = Columns.of(gallery, gallery_labels, device or "cpu")
+    products = columns.find(query_labels)
+    hidden = np.where(exclude >= 0, columns.place[exclude], columns.count) if len(columns.place) else exclude
     relevant = np.zeros(len(queries), np.int64)
     first_rank = np.zeros(len(queries), np.int64)
-    names = metric_names(recall_at)
+    names = metric_names(recall_at, whole_list)
     table = np.full((len(names), len(queries)), np.nan)
-    columns = normalised(gallery)[order]
-    # Product level reduces a block into a second, smaller one.
-    budget = memory_bytes if level == "image" else memory_bytes // 2
-    for start, block in similarity_blocks(normalised(queries), columns, budget, device):
-        hidden = exclude[start : start + len(block)]
-        hidden = np.where(hidden >= 0, place[hidden], -1) if len(place) else hidden
-        masked = np.flatnonzero(hidden >= 0)
-        block[masked, hidden[masked]] = -np.inf
-        items = block if level == "image" or not len(starts) else np.maximum.reduceat(block, starts, axis=1)
-        for i in np.flatnonzero(known[start : start + len(block)]):
-            p = product[start + i]
-            own = slice(starts[p], starts[p] + counts[p]) if level == "image" else slice(p, p + 1)
-            ranks = relevant_ranks(items[i], own)
-            if len(ranks):
-                relevant[start + i], first_rank[start + i] = len(ranks), ranks[0]
-                table[:, start + i] = query_values(ranks, recall_at)
+    end = None if whole_list else max(recall_at)
+    for rows, ranks, count in ranked(columns, normalised(queries), products, hidden, level, end, memory_bytes):
+        scored = count > 0
+        rows, ranks, count = rows[scored], ranks[scored], count[scored]
+        if heads is not None:
+            scores, near = (part[rows] for part in heads)
+            ranks = relisted(ranks, query_labels[rows], gallery_labels[near], scores, level)
+        relevant[rows], first_rank[rows] = count, ranks[:, 0]
+        if not whole_list:
+            first_rank[rows] = np.minimum(ranks[:, 0], np.maximum(count, max(recall_at)) + 1)
+        values = query_values(ranks, count, recall_at)
+        table[:, rows] = [values[name] for name in names]
     return Retrieval(query_labels.astype(np.int64), relevant, first_rank, dict(zip(names, table, strict=True)))
 
 
-def relevant_ranks(scores: np.ndarray, own: slice) -> np.ndarray:
-    """Ranks [R] int64, ascending from 1, of the relevant columns `own` among scores [N] float32; changes `scores`.
-
-    -inf marks an item that isn't there. r_i = i + number of wrong items with a score not below the i-th relevant one's
-    by more than TIE. Only the wrong items above the worst relevant one are sorted: few, when the embedding is good.
-    """
-    right = scores[own]
-    right = np.sort(right[right > -np.inf])[::-1]
-    if not len(right):
-        return np.empty(0, np.int64)
-    scores[own] = -np.inf
-    limits = right - np.float32(TIE)
-    rivals = np.sort(scores[scores >= limits[-1]])
-    ahead = len(rivals) - np.searchsorted(rivals, limits, side="left")
-    return np.arange(1, len(right) + 1) + ahead
-
-
-def query_values(ranks: np.ndarray, recall_at: Sequence[int]) -> list[float]:
-    """Metrics of one query in the order of `metric_names`, from the ranks [R] of its relevant items, R >= 1."""
-    count, first = len(ranks), int(ranks[0])
-    precision = np.arange(1, count + 1) / ranks
-    inside = int(np.searchsorted(ranks, count, side="right"))
-    return [
-        *(float(first <= k) for k in recall_at),
-        float(precision.mean()),
-        float(precision[:inside].sum()) / count,
-        inside / count,
-        float(first == 1),
-        1 / first,
-    ]
+def query_values(ranks: np.ndarray, count: np.ndarray, recall_at: Sequence[int]) -> dict[str, np.ndarray]:
+    """Every metric [b] from ranks [b, R] int64, ascending, FAR where there is none, and relevant items [b], 1 or more."""
+    first = ranks[:, 0]
+    # Sums in order, so that a panel's width doesn't change their last bit.
+    precision = np.where(ranks < FAR, np.arange(1, ranks.shape[1] + 1) / ranks, 0)
+    inside = ranks <= count[:, None]
+    return {
+        **{f"R@{k}": (first <= k).astype(float) for k in recall_at},
+        "mAP": np.cumsum(precision, axis=1)[:, -1] / count,
+        "MAP@R": np.cumsum(precision * inside, axis=1)[:, -1] / count,
+        "R-Precision": inside.sum(axis=1) / count,
+        "P@1": (first == 1).astype(float),
+        "MRR": 1 / first,
+    }
 
 
 def _check_settings(

@@ -84,6 +84,23 @@ def recall_curves(evaluation: Mapping[str, Any], protocol: Protocol) -> str:
         return _svg(figure, f"R@K over K, {protocol} index")
 
 
+def rung_dots(report: Mapping[str, Any], metric: str = "R@1") -> str:
+    """SVG of an ablation: each step's mean with its 95 % interval, and its seeds as small dots."""
+    with matplotlib.rc_context({**STYLE, "svg.hashsalt": f"rungs-{metric}"}):
+        rows = report["rungs"]
+        figure = Figure(figsize=(9.0, 0.6 + 0.42 * len(rows)), layout="constrained")
+        axes = figure.add_subplot()
+        for place, row in enumerate(rows):
+            found = row[metric]
+            axes.errorbar(100 * found["value"], place, xerr=[[e[0]] for e in _errors([found])], fmt="o", color=_colour(0), capsize=3)
+            axes.plot([100 * s for s in found["seeds"]], [place + 0.22] * len(found["seeds"]), ".", color=_colour(5), markersize=5)
+        axes.set_yticks(range(len(rows)), [row["rung"] for row in rows])
+        axes.invert_yaxis()
+        axes.set_xlabel(f"{metric}, %")
+        axes.grid(axis="x", color=INK, alpha=0.15, linewidth=0.8)
+        return _svg(figure, f"{metric} of each step")
+
+
 def _with(evaluation: Mapping[str, Any], protocol: Protocol) -> dict[str, Any]:
     return {name: by[protocol] for name, by in evaluation["models"].items() if protocol in by}
 

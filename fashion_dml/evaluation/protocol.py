@@ -13,6 +13,7 @@ from typing import Literal
 import numpy as np
 
 from fashion_dml.evaluation.metrics import RECALL_AT, Level, Retrieval, join, measure
+from fashion_dml.evaluation.refine import Refinement
 from fashion_dml.storage import UserError
 
 Protocol = Literal["separate", "merged"]
@@ -84,6 +85,8 @@ def evaluate(
     *,
     level: Level = "image",
     recall_at: Sequence[int] = RECALL_AT,
+    whole_list: bool = True,
+    refinement: Refinement = Refinement(),
     memory_bytes: int = 256 << 20,
     device: str | None = None,
 ) -> Measured | LeftOut:
@@ -98,27 +101,40 @@ def evaluate(
     if protocol == "merged" and len(set(dims.values())) > 1:
         listed = ", ".join(f"{name} {dim}" for name, dim in dims.items())
         return LeftOut(protocol, f"its embeddings differ in dimensions ({listed}), so no index can hold them all")
-    parts: dict[str, Retrieval] = {}
-    for vertical in verticals:
-        index, exclude = searched(verticals, vertical, protocol)
-        parts[vertical.name] = measure(
-            vertical.queries.vectors,
-            vertical.queries.labels,
+
+    def measured(queries: Items, index: Items, exclude: np.ndarray | None) -> Retrieval:
+        return measure(
+            queries.vectors,
+            queries.labels,
             index.vectors,
             index.labels,
             exclude=exclude,
             level=level,
             recall_at=recall_at,
+            whole_list=whole_list,
+            refinement=refinement,
             memory_bytes=memory_bytes,
             device=device,
         )
+
+    if protocol == "separate":
+        parts = {v.name: measured(v.queries, *searched(verticals, v, protocol)) for v in verticals}
+        whole = join(list(parts.values()))
+    else:
+        # All queries at once: what the index needs is made once.
+        rows = [searched(verticals, v, protocol)[1] for v in verticals]
+        lengths = [len(v.queries.labels) for v in verticals]
+        exclude = np.concatenate([np.full(n, -1) if r is None else r for n, r in zip(lengths, rows, strict=True)])
+        whole = measured(together([v.queries for v in verticals]), merged_index(verticals), exclude)
+        starts = np.cumsum([0, *lengths])
+        parts = {v.name: whole.select(np.arange(a, a + n)) for v, a, n in zip(verticals, starts, lengths, strict=False)}
     return Measured(
         protocol,
         level,
         tuple(parts),
         np.repeat(list(parts), [len(p) for p in parts.values()]),
         np.concatenate([v.queries.image_ids for v in verticals]),
-        join(list(parts.values())),
+        whole,
         parts,
     )
 
@@ -140,7 +156,11 @@ def searched(verticals: Sequence[Vertical], vertical: Vertical, protocol: Protoc
 
 def merged_index(verticals: Sequence[Vertical]) -> Items:
     """All indexes in one, in the order of the verticals; image ids become objects, so that none is cut short."""
-    parts = [v.index for v in verticals]
+    return together([v.index for v in verticals])
+
+
+def together(parts: Sequence[Items]) -> Items:
+    """Items of several verticals one after the other."""
     return Items(
         np.concatenate([p.vectors for p in parts]),
         np.concatenate([p.labels for p in parts]),

@@ -1,11 +1,13 @@
 """`evaluation.json`: every model, protocol, vertical and metric with its 95 % interval, and the differences of models.
 
     {"models": {name: {"separate" | "merged": {"overall": {"R@1": {"value", "low", "high"}, ...}, "macro": {...},
-                "verticals": {V: {...}}, "queries": n, "unscored": n, "gallery": "image" | "product"}}},
+                "verticals": {V: {...}}, "attributes": {"column=value": {"queries": n, "R@1": {...}, ...}},
+                "queries": n, "unscored": n, "gallery": "image" | "product"}}},
      "dataset": {...}, "left_out": [{"model", "protocol", "reason"}],
      "differences": [{"a", "b", "protocol", "metric", "value", "low", "high"}]}
 
-"overall" is the mean over queries (micro), "macro" the mean over verticals. A value that can't be had is null.
+"overall" is the mean over queries (micro), "macro" the mean over verticals; "attributes" are queries known to have a value, where
+the dataset has attributes. A value that can't be had is null.
 """
 
 from __future__ import annotations
@@ -32,18 +34,23 @@ def build(
     resamples: int = 1000,
     seed: int = 0,
     compared: Sequence[str] = COMPARED,
+    attributes: tuple[Sequence[str], Mapping[str, np.ndarray]] | None = None,
 ) -> dict[str, Any]:
     """The report of all models, ready for `json.dumps`.
 
     results: model name -> what `protocol.evaluate` gave for it, one for each protocol. dataset: what was measured on
     (see `describe`). Differences are of every pair of models under the same protocol, over all queries: the model
-    named later minus the one named before.
+    named later minus the one named before. attributes: the words [A], and signs [A] of every query image by its id: 1 has it.
     Raises UserError when there is no model, or when two models were measured on different queries.
     """
     if not results:
         raise UserError("There is no model to report on; name at least one.")
     measured = {name: {r.protocol: r for r in rs if isinstance(r, Measured)} for name, rs in results.items()}
     models = {name: {p: protocol_report(by[p], resamples, seed) for p in PROTOCOLS if p in by} for name, by in measured.items()}
+    if attributes is not None:
+        for name, by in measured.items():
+            for p, found in by.items():
+                models[name][p]["attributes"] = attribute_report(found, *attributes, resamples, seed)
     left_out = [
         {"model": name, "protocol": r.protocol, "reason": r.reason}
         for name, rs in results.items()
@@ -79,6 +86,23 @@ def protocol_report(measured: Measured, resamples: int, seed: int) -> dict[str, 
         "unscored": measured.queries.unscored,
         "gallery": measured.level,
     }
+
+
+def attribute_report(
+    measured: Measured, words: Sequence[str], signs: Mapping[str, np.ndarray], resamples: int, seed: int
+) -> dict[str, Any]:
+    """Each attribute value by the queries that have it, of those that any scored query has."""
+    matrix = np.array([signs[i] for i in measured.query_ids.tolist()]).reshape(len(measured.query_ids), len(words))
+    found: dict[str, Any] = {}
+    for word, column in zip(words, matrix.T, strict=True):
+        scored = _scored_matrix(measured.queries.select(column == 1))
+        if len(scored):
+            means = intervals(scored, resamples, np.random.default_rng(seed))
+            found[word] = {
+                "queries": len(scored),
+                **{name: _plain(mean) for name, mean in zip(measured.queries.values, means, strict=True)},
+            }
+    return found
 
 
 def compare(

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fashion_dml.losses.base import promote
 
 
 class DistillationLoss(nn.Module):
@@ -11,23 +14,43 @@ class DistillationLoss(nn.Module):
 
     - l2: mean_j ||s_j - t_j||^2 (Song 2017, arXiv 1707.05929, section 3.3);
     - cosine: mean_j 1 - <s_j, t_j>; on unit vectors half of l2;
-    - relational: mean_ij (<s_i, s_j> - <t_i, t_j>)^2 (after UDON, NeurIPS 2024), for which dimensions may differ.
+    - relational: mean_ij (<s_i, s_j> - <t_i, t_j>)^2 (after UDON, NeurIPS 2024), for which dimensions may differ;
+    - l2+relational: the sum of both;
+    - projection: l2 between t_j and W s_j at norm 1, with a learned W [E, D], for which dimensions may differ. W belongs
+      to the loss: it is trained and checkpointed with it, and thrown away with it. This form is ours.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, student_dim: int = 0, teacher_dim: int = 0) -> None:
+        """student_dim D and teacher_dim E are asked for by projection only; raises ValueError without them."""
         super().__init__()
         self.name = name
+        self.projection: nn.Linear | None = None
+        if name == "projection":
+            if student_dim < 1 or teacher_dim < 1:
+                raise ValueError("distill.loss = projection needs the dimensions of student and teacher")
+            self.projection = nn.Linear(student_dim, teacher_dim, bias=False)
+            nn.init.orthogonal_(self.projection.weight)  # begins as a rotation: no direction is lost that could be kept
 
     def forward(self, student: Tensor, teacher: Tensor) -> dict[str, Tensor]:
-        """Unit student [B, D] and unit teacher [B, E] (E = D unless relational) to {"loss"}, float32."""
+        """Unit student [B, D] and unit teacher [B, E] (E = D unless relational or projection) to {"loss"}, float32."""
         with torch.autocast(student.device.type, enabled=False):
-            s, t = student.float(), teacher.float()
-            if self.name == "relational":
-                return {"loss": (s @ s.T - t @ t.T).square().mean()}
+            s, t = promote(student), promote(teacher)
+            if self.projection is not None:
+                s = F.normalize(s @ self.projection.weight.to(s.dtype).T, dim=1)
+            elif self.name == "relational":
+                return {"loss": self._relational(s, t)}
             if s.shape != t.shape:
                 raise ValueError(
-                    f"student {tuple(s.shape)} and teacher {tuple(t.shape)} differ; distill.loss = relational takes that"
+                    f"student {tuple(s.shape)} and teacher {tuple(t.shape)} differ; distill.loss = relational takes that, as does projection"
                 )
             if self.name == "cosine":
                 return {"loss": (1 - (s * t).sum(1)).mean()}
-            return {"loss": (s - t).square().sum(1).mean()}
+            l2 = (s - t).square().sum(1).mean()
+            if self.name == "l2+relational":
+                relational = self._relational(s, t)
+                return {"loss": l2 + relational, "l2": l2.detach(), "relational": relational.detach()}
+            return {"loss": l2}
+
+    @staticmethod
+    def _relational(s: Tensor, t: Tensor) -> Tensor:
+        return (s @ s.T - t @ t.T).square().mean()

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fashion_dml.config import Model
-from fashion_dml.models.trunk import create_trunk, freeze_stages
-from fashion_dml.storage import UserError
+from fashion_dml.models.head import CascadeHead
+from fashion_dml.models.trunk import create_trunk, feature_widths, freeze_stages, tapped
 
 BATCH_NORMS = (nn.modules.batchnorm._BatchNorm,)
 
@@ -28,24 +28,33 @@ class Embedder(nn.Module):
         super().__init__()
         self.settings, self.height, self.width = settings, height, width
         self.trunk = create_trunk(settings.trunk, settings.weights, height, width)
-        features = int(self.trunk.head_hidden_size)  # type: ignore[arg-type]  # of the pooled output
-        self.dim = features if headless else settings.dim
-        self.head: nn.Module = nn.Identity() if headless else nn.Linear(features, settings.dim)
+        self.widths = feature_widths(self.trunk, () if headless else settings.taps)
+        self.dim = self.widths[-1] if headless else settings.dim
+        self.head: nn.Module = nn.Identity()
+        if not headless:
+            cascade = len(self.widths) > 1
+            self.head = CascadeHead(self.widths, self.dim) if cascade else nn.Linear(self.widths[0], self.dim)
         cfg: dict[str, Any] = self.trunk.pretrained_cfg  # type: ignore[assignment]
         self.register_buffer("mean", torch.tensor(cfg["mean"]).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(cfg["std"]).view(1, 3, 1, 1), persistent=False)
         freeze_stages(self.trunk, settings.frozen_stages)
 
     def features(self, images: Tensor) -> Tensor:
-        """Pooled features of the trunk, [B, F]."""
+        """Pooled features of the trunk, [B, F]; with taps, those of each level side by side, F = sum(widths)."""
         pixels = images.float() / 255 if images.dtype == torch.uint8 else images
         normal = ((pixels - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
-        pooled: Tensor = self.trunk(normal)
-        return pooled
+        if len(self.widths) == 1:
+            pooled: Tensor = self.trunk(normal)
+            return pooled
+        return tapped(self.trunk, normal, self.settings.taps)
+
+    def project(self, features: Tensor) -> Tensor:
+        """Features [B, F] to unit embeddings float32 [B, D], under autocast too."""
+        projected: Tensor = self.head(features)
+        return F.normalize(projected.float(), dim=1)
 
     def forward(self, images: Tensor) -> Tensor:
-        projected: Tensor = self.head(self.features(images))
-        return F.normalize(projected.float(), dim=1)  # float32 under autocast too
+        return self.project(self.features(images))
 
     def train(self, mode: bool = True) -> Embedder:
         """As nn.Module, but frozen batch norm keeps its ImageNet statistics: a batch of one vertical has its own."""
@@ -55,29 +64,3 @@ class Embedder(nn.Module):
                 if isinstance(module, BATCH_NORMS):
                     module.eval()
         return self
-
-
-@torch.no_grad()
-def pca_head(head: nn.Linear, features: Tensor, *, shrink: float = 0.1) -> None:
-    """Start the head as whitened PCA of the trunk's features [N, F], centred at their mean.
-
-    Whitening takes out the few directions that all photos share, so the start already ranks better than the raw
-    features; `shrink` (share of the mean variance added to each) keeps small, noisy directions from being blown up.
-    All specialists share this start, so their spaces stay comparable on a merged index. This choice is ours.
-    """
-    centre = features.double().mean(0)
-    centred = features.double() - centre
-    covariance = centred.T @ centred / max(1, len(features) - 1)
-    values, vectors = torch.linalg.eigh(covariance)
-    values, vectors = values.flip(0).clamp_min(0), vectors.flip(1)
-    # An eigenvector's sign is arbitrary and may differ between machines: fix it, so that runs agree.
-    signs = torch.sign(vectors.gather(0, vectors.abs().argmax(0, keepdim=True)))
-    kept = head.out_features
-    if kept > len(values):
-        raise UserError(
-            f"model.dim = {kept} is more than the trunk's {len(values)} features; lower it, or use model.head = random."
-        )
-    scale = (values[:kept] + shrink * values[:kept].mean()).clamp_min(1e-12).rsqrt()
-    weight = (vectors[:, :kept] * signs[:, :kept] * scale).T
-    head.weight.copy_(weight)
-    head.bias.copy_(-(weight @ centre))

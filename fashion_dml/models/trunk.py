@@ -12,7 +12,8 @@ import timm
 import torch
 from safetensors import SafetensorError
 from timm.models import group_parameters
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.functional import adaptive_avg_pool2d
 
 from fashion_dml.storage import Location, UserError
 
@@ -81,6 +82,31 @@ def _from_package(trunk: nn.Module, name: str) -> nn.Module:
     renamed = dict(zip(own, given.values(), strict=True))
     trunk.load_state_dict({k: v for k, v in renamed.items() if not k.startswith("classifier.")})
     return trunk
+
+
+TAP_GRID = 2  # a tapped level is pooled to 2 x 2: early levels have few channels, and where something is counts there
+
+
+def feature_widths(trunk: nn.Module, taps: tuple[int, ...]) -> list[int]:
+    """Features of each tapped level, and of the pooled output at the end. Raises UserError for levels that aren't there."""
+    widths = []
+    if taps:
+        levels: Any = getattr(trunk, "feature_info", None)
+        if levels is None or not hasattr(trunk, "forward_intermediates"):
+            raise UserError("This trunk gives no levels to tap; leave model.taps empty or choose another model.trunk.")
+        if taps[-1] >= len(levels):
+            raise UserError(f"model.taps names level {taps[-1]}, but this trunk has the levels 0 to {len(levels) - 1}.")
+        widths = [int(levels[level]["num_chs"]) * TAP_GRID**2 for level in taps]
+    return [*widths, int(trunk.head_hidden_size)]  # type: ignore[arg-type]
+
+
+def tapped(trunk: nn.Module, images: Tensor, taps: tuple[int, ...]) -> Tensor:
+    """Normalised images to the pooled features of the tapped levels and of the end, side by side: [B, sum(widths)]."""
+    forward: Callable[..., Any] = trunk.forward_intermediates  # type: ignore[assignment]
+    head: Callable[..., Tensor] = trunk.forward_head  # type: ignore[assignment]
+    end, levels = forward(images, indices=list(taps), norm=False, output_fmt="NCHW")
+    pooled = [adaptive_avg_pool2d(level, TAP_GRID).flatten(1) for level in levels]
+    return torch.cat([*pooled, head(end)], dim=1)
 
 
 def freeze_stages(trunk: nn.Module, stages: int) -> None:

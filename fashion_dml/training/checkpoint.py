@@ -28,6 +28,7 @@ class Progress:
     seconds: float = 0.0
     validations: list[dict[str, Any]] = field(default_factory=list)
     curve: dict[str, torch.Tensor] | None = None
+    near: dict[str, torch.Tensor] | None = None
 
 
 def _slots(directory: Location) -> list[Location]:

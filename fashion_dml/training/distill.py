@@ -18,18 +18,10 @@ from fashion_dml.data.read import Sources
 from fashion_dml.data.schema import Dataset
 from fashion_dml.models.store import load_model
 from fashion_dml.storage import Location, UserError, sha256_json
+from fashion_dml.training.assignments import INITIAL, TrainSettings, assignments, check_weights, images_per_step, lanes_short
 from fashion_dml.training.loop import Recipe, finished, train
-from fashion_dml.training.specialists import (
-    INITIAL,
-    Queue,
-    TrainSettings,
-    assignments,
-    check_weights,
-    images_per_step,
-    lanes_short,
-    start_together,
-    trainable,
-)
+from fashion_dml.training.specialists import Queue, start_together
+from fashion_dml.training.start import trainable
 from fashion_dml.training.task import DistillTask
 from fashion_dml.training.teachers import Teacher, read_teachers
 from fashion_dml.training.validation import Validation
@@ -87,11 +79,13 @@ def run(settings: DistillSettings, watch: Callable[[Any, threading.Event], None]
     workspace = Location.of(settings.workspace)
     dataset = Dataset.open(workspace / "dataset")
     teachers = read_teachers(workspace, dataset.verticals("train"))
-    wrong = [t for t in teachers.values() if t.dim != settings.model.dim]
-    if wrong and settings.distill.loss != "relational":
+    dims = {t.dim for t in teachers.values()}
+    if len(dims) > 1:
+        raise UserError(f"The teachers have {sorted(dims)} dimensions; train all specialists with one model.dim.")
+    if dims != {settings.model.dim} and settings.distill.loss not in ("relational", "projection"):
         raise UserError(
-            f"The teacher of {wrong[0].vertical!r} has {wrong[0].dim} dimensions, model.dim is {settings.model.dim}; "
-            f"make them equal or use distill.loss = relational."
+            f"The teachers have {dims.pop()} dimensions, model.dim is {settings.model.dim}; "
+            f"make them equal or use distill.loss = relational or projection."
         )
     recipe = recipe_for(dataset, teachers, settings)
     output = workspace / UNIFIED
@@ -122,13 +116,14 @@ def _worker(config: dict[str, Any]) -> None:
     dataset = Dataset.open(workspace / "dataset")
     team = join_team(settings.cluster, ray.train.get_context().get_world_size())
     assert team is not None
-    start_together(dataset, settings, team.rank, queue)
+    start_together(dataset, workspace / "specialists", {INITIAL: settings}, team.rank, queue)
     if ray.get(queue.state.remote())[1]:
         return
     teachers = read_teachers(workspace, dataset.verticals("train"))
     torch.manual_seed(settings.seed)
     embedder = trainable(load_model(workspace / "specialists" / INITIAL).module, settings.model)
-    task = DistillTask(embedder, settings.distill.loss, team.group)
+    (dim,) = {t.dim for t in teachers.values()}
+    task = DistillTask(embedder, settings.distill.loss, team.group, teacher_dim=dim)
     sources = Sources(str(dataset.location / "images"), "train", {v: t.embeddings for v, t in teachers.items()})
     validation = Validation(dataset, dataset.verticals("train"), settings.data) if team.rank == 0 else None
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from fashion_dml.config import Augment, Data, Optim
 from fashion_dml.data.augment import augment, draws
-from fashion_dml.data.plan import Plan
+from fashion_dml.data.batch import Batch
+from fashion_dml.data.plan import Near, Plan
 from fashion_dml.data.read import Sources
 from fashion_dml.data.stream import StreamStats, stream
 from fashion_dml.models.embedder import Embedder
@@ -47,7 +48,10 @@ class Team:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything a training depends on beside its data; `key` digests it with the inputs."""
+    """Everything a training depends on beside its data; `key` digests it with the inputs.
+
+    refresh: steps between looks at where products are, for batches of hard classes.
+    """
 
     name: str
     steps: int
@@ -61,6 +65,7 @@ class Recipe:
     key: str
     config: dict[str, Any]
     inputs: dict[str, str]
+    refresh: int = 1
 
 
 def finished(output: Location, key: str) -> dict[str, Any] | None:
@@ -101,16 +106,13 @@ def train(
     board = Board(output / "logs") if team.rank == 0 else None
     task.train()
     began, before = time.monotonic(), progress.seconds
-    for batch in stream(
-        plan, sources, recipe.data, start=plan.cursor(progress.step), steps=recipe.steps - progress.step,
-        rank=team.rank, workers=team.size, stats=stats,
-    ):  # fmt: skip
+    for batch in _batches(recipe, task, plan, sources, team, progress, stats):
         set_rate(optimizer, rate(progress.step, recipe.steps, recipe.optim.warmup))
         uniform = draws(batch.lane, batch.row, seed=recipe.seed, epoch=batch.epoch, step=batch.step)
         images = augment(batch.images.to(device, non_blocking=True), recipe.augment, uniform)
-        targets = None if batch.targets is None else batch.targets.to(device)
+        given = (batch.labels, batch.lane, batch.row, batch.targets, batch.attributes)
         with torch.autocast(device.type, torch.bfloat16, enabled=half):
-            parts = module(images, batch.labels.to(device), batch.lane.to(device), batch.row.to(device), targets)
+            parts = module(images, *(None if t is None else t.to(device) for t in given))
         optimizer.zero_grad(set_to_none=True)
         parts["loss"].backward()
         torch.nn.utils.clip_grad_norm_(task.parameters(), recipe.optim.clip)
@@ -144,6 +146,28 @@ def train(
     if team.group is not None:
         dist.barrier(team.group)
     return {**vars(progress), "images": curve.images}
+
+
+def _batches(
+    recipe: Recipe, task: Task, plan: Plan, sources: Sources, team: Team, progress: Progress, stats: StreamStats
+) -> Iterator[Batch]:
+    """The batches from `progress.step` on. Hard classes: streams of `refresh` steps, each by where products are at its start.
+
+    A checkpoint keeps that, so a training that goes on in the middle sees the same batches.
+    """
+    hard = plan.settings.mode == "hard-classes"
+    while progress.step < recipe.steps:
+        end, near = recipe.steps, None
+        if hard:
+            if progress.step % recipe.refresh == 0 and progress.step:  # before the first step nothing is known
+                found = task.near()
+                progress.near = None if found is None else {n: torch.from_numpy(values) for n, values in vars(found).items()}
+            end = min(end, (progress.step // recipe.refresh + 1) * recipe.refresh)
+            near = None if progress.near is None else Near(progress.near["labels"].numpy(), progress.near["vectors"].numpy())
+        yield from stream(
+            plan, sources, recipe.data, start=plan.cursor(progress.step), steps=end - progress.step,
+            rank=team.rank, workers=team.size, stats=stats, near=near,
+        )  # fmt: skip
 
 
 def _told(recipe: Recipe, progress: Progress) -> dict[str, Any]:

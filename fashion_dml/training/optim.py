@@ -13,24 +13,31 @@ from fashion_dml.training.task import Task
 def create_optimizer(task: Task, settings: Optim) -> torch.optim.AdamW:
     """AdamW with the trunk at `learning_rate`, head and loss at `head_multiplier` times it; decay on matrices only.
 
+    A loss may name other multiples for parameters of its own (proxies).
+
     Raises AssertionError if a trainable parameter of the task is not in exactly one group (proxies are easily forgotten).
     """
-    groups = []
-    fast = settings.head_multiplier
-    for module, factor in ((task.embedder.trunk, 1.0), (task.embedder.head, fast), (task.loss, fast)):
-        trainable = [p for p in module.parameters() if p.requires_grad]
-        for decayed, chosen in ((True, [p for p in trainable if p.ndim > 1]), (False, [p for p in trainable if p.ndim <= 1])):
-            if chosen:
-                rate = settings.learning_rate * factor
-                groups.append(
-                    {"params": chosen, "lr": rate, "peak": rate, "weight_decay": settings.weight_decay if decayed else 0.0}
-                )
-    listed = [id(p) for g in groups for p in g["params"]]  # type: ignore[attr-defined]
+    multiple: dict[str, float] = getattr(task.loss, "rate_multipliers", dict)()
+    factors = [(p, 1.0) for p in task.embedder.trunk.parameters()]
+    factors += [(p, settings.head_multiplier) for p in task.embedder.head.parameters()]
+    factors += [(p, multiple.get(name, settings.head_multiplier)) for name, p in task.loss.named_parameters()]
+    groups: dict[tuple[float, bool], list[torch.nn.Parameter]] = {}
+    for parameter, factor in factors:
+        if parameter.requires_grad:
+            groups.setdefault((factor, parameter.ndim > 1), []).append(parameter)
+    listed = [id(p) for parameters in groups.values() for p in parameters]
     wanted = {id(p) for p in task.parameters() if p.requires_grad}
     message = "every trainable parameter must be in exactly one optimizer group"
     assert len(listed) == len(set(listed)), message
     assert set(listed) == wanted, message
-    return torch.optim.AdamW(groups, fused=True)
+    return torch.optim.AdamW(
+        [
+            {"params": parameters, "lr": settings.learning_rate * factor, "peak": settings.learning_rate * factor,
+             "weight_decay": settings.weight_decay if decayed else 0.0}
+            for (factor, decayed), parameters in groups.items()
+        ],
+        fused=True,
+    )  # fmt: skip
 
 
 def rate(step: int, steps: int, warmup: float) -> float:

@@ -7,7 +7,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from fashion_dml.config import Loss
+from fashion_dml.data.plan import Near
 from fashion_dml.losses import create_loss
+from fashion_dml.losses.base import MetricLoss
 from fashion_dml.losses.distillation import DistillationLoss
 from fashion_dml.models.embedder import Embedder
 from fashion_dml.training.gather import gather, in_lane_order
@@ -20,45 +22,73 @@ class Task(nn.Module):
     loss: nn.Module
 
     def forward(
-        self, images: Tensor, labels: Tensor, lane: Tensor, row: Tensor, targets: Tensor | None = None
-    ) -> dict[str, Tensor]:
-        """images float [n, 3, H, W] in [0, 1]; labels, lane, row int64 [n]; targets float32 [n, E] to {"loss", named parts}."""
+        self, images: Tensor, labels: Tensor, lane: Tensor, row: Tensor, targets: Tensor | None = None, attributes: Tensor | None = None
+    ) -> dict[str, Tensor]:  # fmt: skip
+        """images float [n, 3, H, W] in [0, 1]; labels, lane, row int64 [n]; targets float32 [n, E]; attributes int8 [n, A].
+
+        Returns {"loss", named parts}.
+        """
         raise TypeError(f"{type(self).__name__} has no forward")
+
+    def near(self) -> Near | None:
+        """Where products are, for batches of hard classes; None if the task doesn't know."""
+        return None
 
 
 class MetricTask(Task):
-    """Metric learning on products: the loss sees the embeddings of all workers of the team."""
+    """Metric learning on products: the loss sees the embeddings of all workers of the team, in one order.
 
-    def __init__(self, embedder: Embedder, settings: Loss, group: dist.ProcessGroup | None = None) -> None:
+    classes: int64 [C], sorted labels of the products trained on; attributes: the dataset's words. Losses that use neither
+    need neither.
+    """
+
+    loss: MetricLoss
+
+    def __init__(
+        self, embedder: Embedder, settings: Loss, group: dist.ProcessGroup | None = None, *, classes: Tensor | None = None,
+        attributes: tuple[str, ...] = (),
+    ) -> None:  # fmt: skip
         super().__init__()
         self.embedder = embedder
-        self.loss = create_loss(settings)
+        self.loss = create_loss(
+            settings, dim=embedder.dim, classes=classes, attributes=attributes, features=sum(embedder.widths)
+        )
         self.group = group
 
     def forward(
-        self, images: Tensor, labels: Tensor, lane: Tensor, row: Tensor, targets: Tensor | None = None
-    ) -> dict[str, Tensor]:
-        """images float [n, 3, H, W] in [0, 1]; labels, lane, row int64 [n]."""
-        embeddings = gather(self.embedder(images), self.group)
+        self, images: Tensor, labels: Tensor, lane: Tensor, row: Tensor, targets: Tensor | None = None, attributes: Tensor | None = None
+    ) -> dict[str, Tensor]:  # fmt: skip
+        """As Task.forward; attributes are asked for by `loss.needs_attributes`."""
+        features = self.embedder.features(images)
+        embeddings = gather(self.embedder.project(features), self.group)
         labels, lane, row = gather(torch.stack([labels, lane, row], 1), self.group).unbind(1)
         order = in_lane_order(lane, row)
-        parts: dict[str, Tensor] = self.loss(embeddings[order], labels[order])
+        extra = self.loss.local(features)
+        if extra is not None:
+            extra = gather(extra, self.group)[order]
+        if attributes is not None:
+            attributes = gather(attributes, self.group)[order]
+        parts: dict[str, Tensor] = self.loss(embeddings[order], labels[order], attributes, extra)
         return parts
+
+    def near(self) -> Near | None:
+        found = self.loss.class_vectors()
+        return None if found is None else Near(*(t.detach().cpu().numpy() for t in found))
 
 
 class DistillTask(Task):
     """Distillation: targets float32 [n, E] are the specialists' embeddings of the same images."""
 
-    def __init__(self, embedder: Embedder, name: str, group: dist.ProcessGroup | None = None) -> None:
+    def __init__(self, embedder: Embedder, name: str, group: dist.ProcessGroup | None = None, *, teacher_dim: int = 0) -> None:
         super().__init__()
         self.embedder = embedder
-        self.loss = DistillationLoss(name)
+        self.loss = DistillationLoss(name, embedder.dim, teacher_dim or embedder.dim)
         self.group = group
 
     def forward(
-        self, images: Tensor, labels: Tensor, lane: Tensor, row: Tensor, targets: Tensor | None = None
-    ) -> dict[str, Tensor]:
-        """images float [n, 3, H, W] in [0, 1]."""
+        self, images: Tensor, labels: Tensor, lane: Tensor, row: Tensor, targets: Tensor | None = None, attributes: Tensor | None = None
+    ) -> dict[str, Tensor]:  # fmt: skip
+        """As Task.forward."""
         assert targets is not None
         # Gathered also for losses that are a mean over images: workers may have different numbers of them.
         embeddings, targets = gather(self.embedder(images), self.group), gather(targets, self.group)

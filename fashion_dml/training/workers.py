@@ -31,8 +31,8 @@ def cluster_most() -> dict[str, float]:
     return most
 
 
-def preflight(settings: Cluster) -> int:
-    """The most workers that can run, at most `settings.most`; refuses, with the arithmetic, what can never be held.
+def preflight(settings: Cluster) -> None:
+    """Refuse, with the arithmetic, what the cluster (grown to its autoscaler's maximum) can never hold.
 
     Ray Train would wait for ever, silently; and trainers that take every CPU leave none for Ray Data.
     """
@@ -49,8 +49,20 @@ def preflight(settings: Cluster) -> int:
             f"{settings.fewest} workers x {settings.gpus_per_worker:g} GPUs = {gpus:g}, but the cluster has {most.get('GPU', 0):g} GPUs at most: "
             f"lower cluster.workers or cluster.gpus_per_worker, or add nodes."
         )
-    held = int((most["CPU"] - DATA_CPUS) / settings.cpus_per_worker + 1e-9)
-    return min(settings.most, held - held % settings.team)
+    if settings.most > settings.fewest:
+        packed = sum(_packed(node["Resources"], settings) for node in ray.nodes() if node["Alive"])
+        taken = min(packed, settings.most) * settings.cpus_per_worker
+        if taken + DATA_CPUS > (here := ray.cluster_resources().get("CPU", 0)):
+            raise UserError(
+                f"Elastic workers would take {taken:g} of the cluster's {here:g} CPUs, and Ray Data needs {DATA_CPUS}: raise "
+                f"cluster.cpus_per_worker ({settings.cpus_per_worker:g}) so that a node has some left over, or lower cluster.workers."
+            )
+
+
+def _packed(node: dict[str, float], settings: Cluster) -> int:
+    """Workers that Ray Train puts on a node: as many as fit."""
+    asked = {"CPU": settings.cpus_per_worker, "GPU": settings.gpus_per_worker}
+    return int(min(node.get(name, 0) // amount for name, amount in asked.items() if amount))
 
 
 def check_norms(model: Model, settings: Cluster, team: int) -> None:
@@ -75,8 +87,8 @@ def fit(function: Callable[[dict[str, Any]], Any], config: dict[str, Any], setti
     # The run's own directory holds nothing we need (checkpoints lie in the workspace); each run gets a new one, so
     # that an earlier run of the same name is never taken up in place of our own cursors.
     home = tempfile.mkdtemp(prefix=f"{name}-")
-    most = preflight(settings)
-    workers = settings.fewest if most == settings.fewest else (settings.fewest, most)
+    preflight(settings)
+    workers = settings.fewest if settings.fewest == settings.most else (settings.fewest, settings.most)
     trainer = TorchTrainer(
         function,
         train_loop_config=config,

@@ -112,7 +112,7 @@ HEADER = b"path,product_id,vertical,split\n"
     ("text", "message"),
     [
         (b"", "can't be read as CSV (Empty CSV file); it needs a header line and commas."),
-        (HEADER + b"a.jpg,1\n", "can't be read as CSV (CSV parse error: Expected 4 columns, got 2: a.jpg,1)"),
+        (HEADER + b"a.jpg,1\n", "can't be read as CSV (CSV parse error: Row #2: Expected 4 columns, got 2: a.jpg,1)"),
         (HEADER + b"\xff.jpg,1,shoes,train\n", "can't be read as CSV (In CSV column #0"),
         (b"path,path,product_id,vertical,split\na.jpg,a.jpg,1,shoes,train\n", "has two columns 'path'; rename or remove one."),
         (b"path;product_id;vertical;split\na.jpg;1;shoes;train\n", "has no column 'path' (it has path;product_id;vertical;split)"),

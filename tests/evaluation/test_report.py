@@ -86,3 +86,17 @@ def test_bad_input_is_refused(results):
     few = evaluate(make_verticals(1.0, products=5), "separate")
     with pytest.raises(UserError, match="'few' and 'unified' were measured on different query images"):
         build({"unified": results["unified"], "few": [few]}, {}, resamples=5)
+
+
+def test_attribute_values_are_means_of_their_queries(results):
+    ids = results["unified"][0].query_ids
+    signs = {i: np.array([1 if "dresses" in i else -1, 1 if i.endswith("_0.jpg") else 0, 0], np.int8) for i in ids}
+    found = build(results, {}, resamples=20, attributes=(["kind=dress", "shot=0", "kind=none"], signs))
+    part = found["models"]["unified"]["separate"]
+    assert list(part["attributes"]) == ["kind=dress", "shot=0"]
+    dresses = part["attributes"]["kind=dress"]
+    assert (dresses["queries"], dresses["R@1"]) == (36, part["verticals"]["dresses"]["R@1"])
+    first = [i.endswith("_0.jpg") for i in ids.tolist()]
+    assert part["attributes"]["shot=0"]["mAP"]["value"] == pytest.approx(
+        results["unified"][0].queries.values["mAP"][first].mean()
+    )

@@ -28,15 +28,21 @@ def relational(s: np.ndarray, t: np.ndarray) -> float:
     return float(np.mean([(np.dot(s[i], s[j]) - np.dot(t[i], t[j])) ** 2 for i in n for j in n]))
 
 
-FORMULAS = {"l2": l2, "cosine": cosine, "relational": relational}
+def both(s: np.ndarray, t: np.ndarray) -> float:
+    return l2(s, t) + relational(s, t)
+
+
+FORMULAS = {"l2": l2, "cosine": cosine, "relational": relational, "l2+relational": both}
 
 
 @pytest.mark.parametrize("name", FORMULAS)
 def test_equals_numpy(name: str) -> None:
     s, t = unit(9, 6, 0), unit(9, 6, 1)
     found = DistillationLoss(name)(torch.from_numpy(s), torch.from_numpy(t))["loss"]
-    assert found.dtype == torch.float32
-    assert float(found) == pytest.approx(FORMULAS[name](s, t), rel=1e-5)
+    assert found.dtype == torch.float64
+    assert float(found) == pytest.approx(FORMULAS[name](s, t), rel=1e-9)
+    leaf = torch.from_numpy(s).requires_grad_(True)
+    assert torch.autograd.gradcheck(lambda x: DistillationLoss(name)(x, torch.from_numpy(t))["loss"], leaf)
 
 
 def test_relational_takes_other_dimensions_and_ignores_rotation() -> None:
@@ -47,7 +53,7 @@ def test_relational_takes_other_dimensions_and_ignores_rotation() -> None:
     assert float(loss(torch.from_numpy(turned), torch.from_numpy(t))["loss"]) == pytest.approx(0, abs=1e-10)
 
 
-@pytest.mark.parametrize("name", ["l2", "cosine"])
+@pytest.mark.parametrize("name", ["l2", "cosine", "l2+relational"])
 def test_other_losses_refuse_other_dimensions(name: str) -> None:
     with pytest.raises(ValueError, match=r"\(9, 6\) and teacher \(9, 11\) differ; distill.loss = relational"):
         DistillationLoss(name)(torch.from_numpy(unit(9, 6, 0)), torch.from_numpy(unit(9, 11, 1)))
@@ -74,3 +80,39 @@ def test_stays_in_float32_under_autocast(name: str) -> None:
     plain = DistillationLoss(name)(s, t)["loss"]
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(DistillationLoss(name)(s, t)["loss"], plain)
+
+
+def test_projection_takes_other_dimensions_and_is_learned() -> None:
+    """Teachers that are a turned and padded student: only the map has to be found, and it is in the state."""
+    torch.manual_seed(0)
+    s = torch.from_numpy(unit(64, 6, 0)).float()
+    turn = torch.from_numpy(np.linalg.qr(np.random.default_rng(2).normal(size=(11, 11)))[0]).float()[:6]
+    teacher = s @ turn
+    loss = DistillationLoss("projection", student_dim=6, teacher_dim=11)
+    weight = loss.state_dict()["projection.weight"]
+    assert weight.shape == (11, 6)
+    expected = l2(F.normalize(s @ weight.T, dim=1).double().numpy(), teacher.double().numpy())
+    first = loss(s, teacher)["loss"].detach()
+    assert float(first) == pytest.approx(expected, rel=1e-5)
+    optimizer = torch.optim.Adam(loss.parameters(), 0.02)
+    for _ in range(300):
+        optimizer.zero_grad()
+        value = loss(s, teacher)["loss"]
+        value.backward()
+        optimizer.step()
+    assert float(value.detach()) < 1e-3 * float(first)
+    other = DistillationLoss("projection", student_dim=6, teacher_dim=11)
+    other.load_state_dict(loss.state_dict())
+    assert torch.equal(other(s, teacher)["loss"], loss(s, teacher)["loss"])
+
+
+def test_projection_has_the_gradient_of_finite_differences() -> None:
+    loss = DistillationLoss("projection", student_dim=3, teacher_dim=5).double()
+    s, t = torch.from_numpy(unit(4, 3, 0)).requires_grad_(True), torch.from_numpy(unit(4, 5, 1))
+    weight = loss.state_dict(keep_vars=True)["projection.weight"]
+    assert torch.autograd.gradcheck(lambda x, _: loss(x, t)["loss"], (s, weight))
+
+
+def test_projection_asks_for_dimensions() -> None:
+    with pytest.raises(ValueError, match="projection needs the dimensions"):
+        DistillationLoss("projection")

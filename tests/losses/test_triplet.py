@@ -8,31 +8,23 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 import torch
+from loss_helpers import LABELS, assert_equal, assert_nan_shows, assert_silent, gradcheck, largest_tensor, softplus, vectors
 from pytorch_metric_learning.distances import LpDistance
 from pytorch_metric_learning.losses import TripletMarginLoss
 from pytorch_metric_learning.miners import BatchHardMiner, TripletMarginMiner
 from pytorch_metric_learning.reducers import AvgNonZeroReducer
 from torch.nn import functional as F
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from fashion_dml.config import Loss
 from fashion_dml.losses import create_loss
-from fashion_dml.storage import UserError
 
 Mining = Literal["semi-hard", "batch-hard", "all"]
 MININGS: tuple[Mining, ...] = ("semi-hard", "batch-hard", "all")
-LABELS = {
-    "even": [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3],
-    "mixed with a single": [7, 3, 7, 7, 9, 3, 3, 1, 9, 12, 12, 7],
-}
 
 
-def vectors(n: int, dim: int = 5, seed: int = 0) -> torch.Tensor:
-    """Float64, not of unit length."""
-    return torch.from_numpy(np.random.default_rng(seed).normal(size=(n, dim)))
-
-
-def triple_loop(raw: torch.Tensor, labels: list[int], margin: float, mining: Mining) -> tuple[torch.Tensor, int]:
+def triple_loop(
+    raw: torch.Tensor, labels: list[int], margin: float, mining: Mining, soft: bool = False
+) -> tuple[torch.Tensor, int]:
     """(loss, triplets that count) from ||a - b||^2 of normalised rows, one triple after the other, in raw's precision."""
     x = F.normalize(raw, dim=1)
     n = len(labels)
@@ -50,8 +42,9 @@ def triple_loop(raw: torch.Tensor, labels: list[int], margin: float, mining: Min
         for p in positives:
             for k in negatives:
                 violation = margin + d(a, p) - d(a, k)
-                if violation.item() > 0 and (mining != "semi-hard" or d(a, k).item() > d(a, p).item()):
-                    terms.append(violation)
+                counted = violation.item() > 0 or (soft and mining != "semi-hard")
+                if counted and (mining != "semi-hard" or d(a, k).item() > d(a, p).item()):
+                    terms.append(softplus(violation - margin) if soft else violation)
     return (torch.stack(terms).mean() if terms else raw.sum() * 0), len(terms)
 
 
@@ -163,29 +156,46 @@ def test_a_broken_embedding_shows_in_the_loss(mining: Mining) -> None:
     assert math.isnan(float(create_loss(Loss(mining=mining))(x, torch.tensor([0, 0, 1, 1, 2, 2]))["loss"]))
 
 
-class Largest(TorchDispatchMode):
-    """Elements of the largest tensor that any operation, forward or backward, makes."""
+@pytest.mark.parametrize("mining", MININGS)
+def test_a_large_batch_makes_no_tensor_of_the_whole_matrix(mining: Mining) -> None:
+    """512 products x 4: all triplets are 3/4 of B^2 x 4."""
+    assert largest_tensor(create_loss(Loss(mining=mining)), torch.arange(2048) // 4) <= 2048**2 / 8
 
-    elements = 0
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        for tensor in out if isinstance(out, tuple | list) else (out,):
-            if isinstance(tensor, torch.Tensor):
-                self.elements = max(self.elements, tensor.numel())
-        return out
+@pytest.mark.parametrize("soft", [False, True])
+@pytest.mark.parametrize("mining", MININGS)
+def test_exact_in_float64(mining: Mining, soft: bool) -> None:
+    for labels in LABELS.values():
+        loss = create_loss(Loss(mining=mining, margin=0.4, soft_margin=soft))
+        raw = vectors(len(labels), seed=7, spread=0.7)
+        assert_equal(
+            lambda x, f=loss, y=labels: f(x, torch.tensor(y))["loss"],
+            lambda x, y=labels: triple_loop(x, y, 0.4, mining, soft=soft)[0],
+            raw,
+        )
+        assert gradcheck(lambda x, f=loss, y=labels: f(x, torch.tensor(y))["loss"], raw)
+
+
+@pytest.mark.parametrize(("mining", "kind"), [("semi-hard", "semihard"), ("all", "all")])
+def test_soft_margin_equals_pytorch_metric_learning(mining: Mining, kind: str) -> None:
+    """The mined triplets of the hinge; those of "all" are every triplet, so its miner gets a margin that all violate."""
+    labels, margin = LABELS["mixed with a single"], 0.4
+    raw = vectors(len(labels), seed=5)
+    distance = LpDistance(normalize_embeddings=True, p=2, power=2)
+    oracle = TripletMarginLoss(margin=0, smooth_loss=True, distance=distance)
+    miner = TripletMarginMiner(margin=margin if mining == "semi-hard" else 9, type_of_triplets=kind, distance=distance)
+    mined = miner(raw, torch.tensor(labels))
+    parts, _ = value_and_gradient(raw, labels, margin=margin, mining=mining, soft_margin=True)
+    assert int(parts["triplets"]) == len(mined[0]) > 0
+    torch.testing.assert_close(parts["loss"], oracle(raw, torch.tensor(labels), mined), rtol=1e-6, atol=0)
 
 
 @pytest.mark.parametrize("mining", MININGS)
-def test_a_large_batch_makes_no_cubic_tensor(mining: Mining) -> None:
-    """256 products x 2: the largest tensor is pairs x batch, here B^2, where B^3 would be 512 times as much."""
-    batch = 512
-    leaf = vectors(batch, 16).float().requires_grad_(True)
-    with Largest() as largest:
-        create_loss(Loss(mining=mining))(F.normalize(leaf, dim=1), torch.arange(batch) // 2)["loss"].backward()
-    assert batch**2 <= largest.elements <= 2 * batch**2
+@pytest.mark.parametrize("labels", [[4, 4, 4, 4], [0, 1, 2, 3], [0]])
+def test_soft_margin_is_silent_without_triplets(mining: Mining, labels: list[int]) -> None:
+    assert_silent(create_loss(Loss(mining=mining, soft_margin=True)), labels)
 
 
-def test_unknown_loss_lists_the_known_ones() -> None:
-    with pytest.raises(UserError, match=r"'tripplet' is not known; known are triplet"):
-        create_loss(Loss(name="tripplet"))
+def test_a_soft_margin_shows_nan() -> None:
+    for mining in MININGS:
+        assert_nan_shows(create_loss(Loss(mining=mining, soft_margin=True)), LABELS["even"])

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from fashion_dml.config import Model
-from fashion_dml.models.embedder import BATCH_NORMS, Embedder, pca_head
+from fashion_dml.models.embedder import BATCH_NORMS, Embedder
+from fashion_dml.models.head import CascadeHead, pca_head
 from fashion_dml.storage import UserError
 
 
@@ -106,7 +107,7 @@ def test_pca_head_takes_fewer_images_than_directions() -> None:
 
 
 def test_pca_head_refuses_more_directions_than_features() -> None:
-    with pytest.raises(UserError, match=r"model.dim = 13 is more than the trunk's 12 features; lower it"):
+    with pytest.raises(UserError, match=r"The head has 13 dimensions, more than the 12 features before it; lower model.dim"):
         pca_head(nn.Linear(12, 13), correlated())
 
 
@@ -146,3 +147,47 @@ def test_frozen_batch_norm_stays_frozen_when_training_goes_on_after_a_validation
     assert not any(m.training for m in norms)
     assert embedder.training
     assert embedder.trunk.training
+
+
+@pytest.mark.parametrize("trunk", ["test_efficientnet", "resnet18", "vit_tiny_patch16_224"])
+def test_a_cascade_has_levels_of_equal_length(trunk: str) -> None:
+    settings = Model(trunk=trunk, weights="none", dim=24, taps=(2, 3))
+    made = Embedder(settings, 32, 32).eval()
+    images = torch.randint(0, 256, (5, 3, 32, 32), dtype=torch.uint8)
+    with torch.no_grad():
+        features, embedded = made.features(images), made(images)
+    assert features.shape == (5, sum(made.widths))
+    assert made.widths[-1] == made.trunk.head_hidden_size
+    assert embedded.shape == (5, 24)
+    lengths = embedded.view(5, 3, 8).norm(dim=2)
+    assert torch.allclose(lengths, torch.full((5, 3), 3**-0.5), atol=1e-5)
+    with torch.no_grad():
+        plain = made.trunk(((images.float() / 255) - made.mean) / made.std)
+    assert torch.allclose(features[:, -made.widths[-1] :], plain, atol=1e-5)
+
+
+def test_pca_starts_every_level_of_a_cascade_by_itself() -> None:
+    head = CascadeHead([6, 10], 8)
+    features = torch.randn(200, 16, generator=torch.Generator().manual_seed(0)) * torch.linspace(1, 5, 16)
+    pca_head(head, features)
+    for level, part in zip(head.levels, features.split([6, 10], dim=1), strict=True):
+        alone = torch.nn.Linear(part.shape[1], 4)
+        pca_head(alone, part)
+        assert torch.equal(level.weight, alone.weight)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"taps": (3, 2), "dim": 24}, r"taps are \(3, 2\); give each level once, from the input on"),
+        ({"taps": (2, 3), "dim": 128}, "dim is 128 and can't be shared equally by 3 levels"),
+    ],
+)
+def test_cascades_that_cannot_be(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Model.model_validate(settings)
+
+
+def test_a_level_that_is_not_there_is_refused() -> None:
+    with pytest.raises(UserError, match=r"model\.taps names level 9, but this trunk has the levels 0 to 4"):
+        Embedder(Model(trunk="test_efficientnet", weights="none", dim=24, taps=(9,)), 32, 32)

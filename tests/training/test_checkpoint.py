@@ -44,7 +44,7 @@ def make(seed: int, cls: type[Embedder] = Embedder) -> tuple[MetricTask, torch.o
     torch.manual_seed(seed)
     task = MetricTask(cls(MODEL, 32, 32), Loss())
     task.loss.register_parameter("proxies", nn.Parameter(torch.randn(4, 8)))
-    task.loss.register_buffer("memory", torch.randn(6))
+    task.loss.register_buffer("bank", torch.randn(6))
     optimizer = create_optimizer(task, Optim())
     for _ in range(2):
         optimizer.zero_grad()

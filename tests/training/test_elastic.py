@@ -15,7 +15,7 @@ from ray.cluster_utils import Cluster
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster]
 
-STEPS = {"specialists.min_steps": 2500, "specialists.validate_every": 500}
+STEPS = {"specialists.min_steps": 900, "specialists.validate_every": 500, "cluster.threads_per_worker": 1}
 ELASTIC = {"cluster.workers": "[1, 2]", "cluster.cpus_per_worker": 1.5, "cluster.resize_every_s": 1, "cluster.max_failures": -1}
 
 
@@ -25,7 +25,7 @@ def trainers(count: int, raylets: list[int]) -> bool:
     found = 0
     for process in children:
         try:
-            found += process.cmdline()[:1] == ["ray::RayTrainWorker.run"] or "RayTrainWorker" in "".join(process.cmdline()[:1])
+            found += "RayTrainWorker" in "".join(process.cmdline()[:1])
         except psutil.NoSuchProcess:
             continue
     return found == count
@@ -64,7 +64,7 @@ def test_nodes_come_and_go_and_the_models_are_the_same(tmp_path: Path) -> None:
         assert undisturbed.wait(900) == 0, (tmp_path / "alone.log").read_text()
     finally:
         undisturbed.kill()
-    assert len(weights(one)) == 4
+    assert set(weights(one)) == {"joint", "dresses", "tops"}
     assert weights(one) == weights(other)
     report = json.loads((one / "reports" / "train_specialists.json").read_text())
     assert not report["failures"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +15,28 @@ import torch
 from torch import nn
 from torch.multiprocessing import ProcessExitedException
 from torch.nn.parallel import DistributedDataParallel
-from train_helpers import DATA, embedder, metric_plan, products, recipe, run_training, sources, together
+from train_helpers import DATA, embedder, metric_plan, metric_task, products, recipe, run_training, sources, together
 
-from fashion_dml.config import Augment, Loss
+from fashion_dml.config import Augment, Granularity, Loss, Memory
 from fashion_dml.data.augment import augment, draws
 from fashion_dml.data.plan import Cursor, Plan, PlanSettings
 from fashion_dml.data.schema import Dataset
 from fashion_dml.data.stream import stream
 from fashion_dml.training.gather import gather, in_lane_order
 from fashion_dml.training.loop import Team
-from fashion_dml.training.task import DistillTask, MetricTask, Task
+from fashion_dml.training.task import DistillTask, Task
 
 LANES = (4, 5)  # even and uneven on 2 and 4 workers, uneven on 3
-LOSSES = ("l2", "relational")
+LOSSES = ("l2", "relational", "l2+relational", "projection")
+METHODS: dict[str, tuple[Loss, dict[str, Any]]] = {
+    "triplet": (Loss(margin=0.3), {}),
+    "granularity": (Loss(name="granularity", granularity=Granularity(form="B", g="predicted")), {}),
+    "shuffled": (Loss(name="granularity", granularity=Granularity(form="C", g="shuffled", head_weight=0)), {}),
+    "multi_objective": (Loss(name="multi_objective"), {}),
+    "cascade": (Loss(name="cascade"), {"taps": (2, 3), "dim": 24}),
+    "focus_ranking": (Loss(name="focus_ranking"), {}),
+    "memory": (Loss(margin=0.3, mining="all", memory=Memory(size=64)), {}),
+}
 ROUNDING = 1e-5
 
 
@@ -51,13 +61,14 @@ def one_step(task: Task, plan: Plan, dataset: Dataset, team: Team, dim: int | No
     if team.group is not None:
         module = DistributedDataParallel(task, process_group=team.group, broadcast_buffers=False)
     start = plan.cursor(1)
-    batch = next(stream(plan, sources(dataset), DATA, start=start, steps=1, rank=team.rank, workers=team.size))
+    read = replace(sources(dataset), attributes=True)
+    batch = next(stream(plan, read, DATA, start=start, steps=1, rank=team.rank, workers=team.size))
     images = augment(batch.images, Augment(), draws(batch.lane, batch.row, seed=0, epoch=batch.epoch, step=batch.step))
     teachers = (
         [numbers(dim, seed=int(100 * lane + row)) for lane, row in zip(batch.lane, batch.row, strict=True)] if dim else []
     )
     targets = nn.functional.normalize(torch.stack(teachers), dim=1) if dim else None
-    parts = module(images, batch.labels, batch.lane, batch.row, targets)
+    parts = module(images, batch.labels, batch.lane, batch.row, targets, batch.attributes)
     parts["loss"].backward()
     gradient = torch.cat([p.grad.flatten() for p in task.parameters() if p.grad is not None])
     return {"gradient": gradient, "images": len(images), **{k: v.detach() for k, v in parts.items()}}
@@ -66,12 +77,14 @@ def one_step(task: Task, plan: Plan, dataset: Dataset, team: Team, dim: int | No
 def steps_of_all_tasks(team: Team, dataset: Dataset) -> dict[str, Any]:
     found = {}
     for lanes in LANES:
-        task = MetricTask(embedder(dataset), Loss(margin=0.3), team.group)
-        found[f"triplet {lanes}"] = one_step(task, metric_plan(dataset, lanes), dataset, team)
+        for name, (loss, model) in METHODS.items():
+            task = metric_task(embedder(dataset, **model), dataset, loss, team)
+            found[f"{name} {lanes}"] = one_step(task, metric_plan(dataset, lanes), dataset, team)
         settings = PlanSettings("images", lanes, DATA.window_images, 0, images_per_batch=6)
         for name in LOSSES:
-            student = DistillTask(embedder(dataset), name, team.group)
-            dim = 24 if name == "relational" else 16
+            dim = 24 if name in ("relational", "projection") else 16
+            torch.manual_seed(2)
+            student = DistillTask(embedder(dataset), name, team.group, teacher_dim=dim)
             found[f"{name} {lanes}"] = one_step(student, Plan(products(dataset), settings), dataset, team, dim)
     return found
 
@@ -117,7 +130,7 @@ def test_gradients_of_a_row_are_summed_over_workers(workers: list[dict[str, Any]
 
 
 @pytest.mark.parametrize("lanes", LANES)
-@pytest.mark.parametrize("name", ["triplet", *LOSSES])
+@pytest.mark.parametrize("name", [*METHODS, *LOSSES])
 def test_a_step_is_that_of_one_worker_with_all_lanes(
     name: str, lanes: int, workers: list[dict[str, Any]], alone: dict[str, Any]
 ) -> None:

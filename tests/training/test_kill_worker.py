@@ -23,8 +23,8 @@ from fashion_dml.data.plan import Cursor
 from fashion_dml.data.schema import Dataset
 from fashion_dml.data.sources.generated.source import read_generated
 from fashion_dml.models.store import load_model
+from fashion_dml.training.assignments import Assignment, TrainSettings, assignments, plan_for
 from fashion_dml.training.curve import FILE
-from fashion_dml.training.specialists import Assignment, TrainSettings, assignments, plan_for
 from jobs import common
 from jobs.train_specialists import train_specialists
 

@@ -6,13 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import safetensors.torch
 import torch
 from torch import nn
 from train_helpers import MODEL, Interrupted, embedder, recipe, run_training
 
-from fashion_dml.config import Optim
+from fashion_dml.config import Granularity, Loss, Memory, Optim
 from fashion_dml.data.schema import Dataset
 from fashion_dml.models.embedder import Embedder
 from fashion_dml.models.store import load_model, save_model
@@ -55,6 +56,27 @@ def test_goes_on_bit_for_bit_after_dying_in_any_step(
     done = run_training(small, tmp_path)
     assert done["step"] == STEPS
     assert same_result(manifest(tmp_path), undisturbed["frozen batch norm"])
+
+
+METHODS: dict[str, dict[str, Any]] = {
+    "hard classes": {"loss": Loss(name="multi_objective"), "mode": "hard-classes"},
+    "attributes": {"loss": Loss(name="granularity", granularity=Granularity(form="A", g="shuffled"))},
+    "cascade": {"loss": Loss(name="cascade"), "model": {"taps": (2, 3), "dim": 24}},
+    "memory": {"loss": Loss(name="focus_ranking", memory=Memory(size=16))},
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_any_method_goes_on_bit_for_bit(method: str, small: Dataset, tmp_path: Path) -> None:
+    """Proxies, where products were near when the stream began, the memory's embeddings: all of it is in the checkpoint."""
+    made = recipe(refresh=4)
+    run_training(small, tmp_path / "undisturbed", made, **METHODS[method])
+    with pytest.raises(Interrupted):
+        run_training(small, tmp_path / "cut", made, die_in_step=8, **METHODS[method])
+    run_training(small, tmp_path / "cut", made, **METHODS[method])
+    assert same_result(manifest(tmp_path / "cut"), manifest(tmp_path / "undisturbed"))
+    one, other = (pq.read_table(tmp_path / name / "model" / "curve.parquet") for name in ("undisturbed", "cut"))
+    assert one.drop(["waited_ms"]).equals(other.drop(["waited_ms"]))
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

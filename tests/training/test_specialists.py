@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +12,14 @@ import torch
 from drawn import small_dataset
 from train_helpers import DATA, MODEL
 
-from fashion_dml.config import Cluster, Model, Specialists
+from fashion_dml.config import Cluster, Model, Specialists, validate
 from fashion_dml.data.schema import Dataset
 from fashion_dml.models.store import load_model
-from fashion_dml.storage import UserError
-from fashion_dml.training.specialists import (
-    Queue,
-    TrainSettings,
-    assignments,
-    groups_of,
-    initial_model,
-    plan_for,
-    trainable,
-)
+from fashion_dml.storage import Location, UserError
+from fashion_dml.training.assignments import TrainSettings, assignments, groups_of, plan_for
+from fashion_dml.training.distill import DistillSettings
+from fashion_dml.training.specialists import Queue
+from fashion_dml.training.start import initial_model, trainable
 from fashion_dml.training.workers import check_norms, preflight
 
 
@@ -103,7 +99,11 @@ def test_a_key_changes_with_what_the_training_depends_on(small: Dataset) -> None
 
 def initial(workspace: Path, **model: Any) -> dict[str, torch.Tensor]:
     dataset = Dataset.open(str(workspace / "dataset"))
-    initial_model(dataset, settings().model_copy(update={"model": MODEL.model_copy(update=model)}))
+    initial_model(
+        dataset,
+        settings().model_copy(update={"model": MODEL.model_copy(update=model)}),
+        Location.of(workspace / "specialists" / "initial"),
+    )
     return load_model(str(workspace / "specialists" / "initial")).module.state_dict()
 
 
@@ -133,7 +133,7 @@ def test_trainable_has_the_weights_and_the_frozen_stages(tmp_path: Path) -> None
 
 def test_initial_model_refuses_more_dimensions_than_features(tmp_path: Path) -> None:
     small_dataset(tmp_path / "dataset")
-    with pytest.raises(UserError, match=r"model.dim = 300 is more than the trunk's 256 features"):
+    with pytest.raises(UserError, match=r"The head has 300 dimensions, more than the 256 features before it"):
         initial(tmp_path, dim=300)
 
 
@@ -191,6 +191,37 @@ def test_preflight_refuses_with_the_arithmetic(ray_local: str) -> None:
         preflight(Cluster(workers=workers, cpus_per_worker=0.5))
     with pytest.raises(UserError, match=r"2 workers x 4 GPUs = 8, but the cluster has \d+ GPUs at most: lower"):
         preflight(Cluster(workers=2, cpus_per_worker=0.1, gpus_per_worker=4))
+
+
+@pytest.mark.cluster
+def test_elastic_workers_leave_cpus_to_ray_data(ray_local: str) -> None:
+    most = ray.cluster_resources()["CPU"]
+    preflight(Cluster(workers=(1, int(most)), cpus_per_worker=most / 2 - 0.2))
+    with pytest.raises(
+        UserError, match=rf"Elastic workers would take {most:g} of the cluster's {most:g} CPUs.*raise cluster\.cpus_per"
+    ):
+        preflight(Cluster(workers=(1, 100), cpus_per_worker=0.5))
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ({"specialists": {"weights": {"hats": 2}}}, "specialists.weights names the vertical 'hats', the dataset has"),
+        ({"specialists": {"weights": {"dresses": 0}}}, "specialists.weights.dresses = 0"),
+        ({"cluster": {"workers": 3, "team": 3}}, "cluster.team = 3 workers share data.lanes = 2 lanes, and each needs one"),
+        ({"cluster": {"workers": (4, 2)}}, "workers are from 4 to 2; give the smaller number first"),
+        ({"cluster": {"workers": (2, 5), "team": 2}}, "team is 2 and doesn't divide workers = (2, 5)"),
+    ],
+)
+def test_settings_that_cannot_be(section: dict[str, Any], message: str, small: Dataset) -> None:
+    with pytest.raises(UserError, match=re.escape(message)):
+        groups_of(small, validate(TrainSettings, section).specialists)
+
+
+def test_a_student_needs_a_lane_for_every_worker() -> None:
+    with pytest.raises(UserError, match=r"cluster\.workers = 8 workers share data\.lanes = 2 lanes"):
+        validate(DistillSettings, {"cluster": {"workers": (2, 8)}})
+    assert validate(DistillSettings, {"cluster": {"workers": (2, 8)}, "data": {"lanes": 8}}).cluster.most == 8
 
 
 def test_live_batch_norm_of_a_team_needs_gpus() -> None:

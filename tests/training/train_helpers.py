@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,13 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from fashion_dml.config import Augment, Data, Loss, Model, Optim
+from fashion_dml.data.deal import Mode
 from fashion_dml.data.plan import Cursor, Plan, PlanSettings
 from fashion_dml.data.read import Sources
 from fashion_dml.data.schema import Dataset
 from fashion_dml.data.stream import stream
-from fashion_dml.models.embedder import Embedder, pca_head
+from fashion_dml.models.embedder import Embedder
+from fashion_dml.models.head import pca_head
 from fashion_dml.storage import Location
 from fashion_dml.training.loop import Recipe, Team, train
 from fashion_dml.training.task import MetricTask
@@ -37,8 +40,14 @@ def sources(dataset: Dataset) -> Sources:
     return Sources(str(dataset.location / "images"), "train")
 
 
-def metric_plan(dataset: Dataset, lanes: int = 2) -> Plan:
-    return Plan(products(dataset), PlanSettings("vertical-wise", lanes, DATA.window_images, 0, products_per_batch=4))
+def metric_plan(dataset: Dataset, lanes: int = 2, mode: Mode = "vertical-wise") -> Plan:
+    return Plan(products(dataset), PlanSettings(mode, lanes, DATA.window_images, 0, products_per_batch=4, neighbours=1))
+
+
+def metric_task(made: Embedder, dataset: Dataset, loss: Loss, team: Team) -> MetricTask:
+    classes = torch.tensor(sorted(set(products(dataset)["label"].to_pylist())))
+    torch.manual_seed(1)  # proxies are drawn
+    return MetricTask(made, loss, team.group, classes=classes, attributes=tuple(dataset.attributes))
 
 
 def embedder(dataset: Dataset, seed: int = 0, **settings: Any) -> Embedder:
@@ -48,7 +57,6 @@ def embedder(dataset: Dataset, seed: int = 0, **settings: Any) -> Embedder:
     plan = Plan(products(dataset), PlanSettings("images", 1, 512, 0, images_per_batch=32))
     batch = next(stream(plan, sources(dataset), DATA, start=Cursor(), steps=1))
     with torch.no_grad():
-        assert isinstance(made.head, torch.nn.Linear)
         pca_head(made.head, made.features(batch.images.permute(0, 3, 1, 2)))
     return made
 
@@ -68,10 +76,10 @@ class Interrupted(Exception):
 def run_training(
     dataset: Dataset, output: Path, made: Recipe | None = None, *, die_in_step: int | None = None,
     report: Callable[[dict[str, Any]], None] = lambda progress: None, model: dict[str, Any] | None = None,
-    team: Team = Team(), lanes: int = 2, die: Callable[[], None] | None = None,
+    team: Team = Team(), lanes: int = 2, loss: Loss = Loss(margin=0.3), mode: Mode = "vertical-wise", die: Callable[[], None] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """One specialist; `die_in_step` counts the forward passes of this call, `die` ends it (by an exception if None)."""
-    task = MetricTask(embedder(dataset, **(model or {})), Loss(margin=0.3), team.group)
+    task = metric_task(embedder(dataset, **(model or {})), dataset, loss, team)
     passes = 0
 
     def count(*_: Any) -> None:
@@ -84,8 +92,9 @@ def run_training(
 
     task.register_forward_pre_hook(count)
     validation = Validation(dataset, dataset.verticals("train"), DATA) if team.rank == 0 else None
-    plan = metric_plan(dataset, lanes)
-    return train(made or recipe(), task, plan, sources(dataset), validation, Location.of(output), team, report)
+    plan = metric_plan(dataset, lanes, mode)
+    read = replace(sources(dataset), attributes=task.loss.needs_attributes)
+    return train(made or recipe(), task, plan, read, validation, Location.of(output), team, report)
 
 
 def _rank(rank: int, world: int, home: str, function: Callable[..., Any], args: tuple[Any, ...]) -> None:

@@ -45,11 +45,13 @@ class OwnList:
 def read_csv(data: bytes, origin: str) -> OwnList:
     """A CSV with a header line. Raises UserError for what can't be parsed and for columns of one name."""
     try:
-        header = pacsv.open_csv(io.BytesIO(data)).schema.names
+        in_order = pacsv.ReadOptions(use_threads=False)  # then an error names its row
+        header = pacsv.open_csv(io.BytesIO(data), read_options=in_order).schema.names
         if twice := sorted(n for n in set(header) if header.count(n) > 1):
             raise UserError(f"{origin} has two columns {twice[0]!r}; rename or remove one.")
         table = pacsv.read_csv(
             io.BytesIO(data),
+            read_options=in_order,
             convert_options=pacsv.ConvertOptions(column_types={n: pa.string() for n in header}, strings_can_be_null=False),
         )
     except (pa.ArrowInvalid, UnicodeDecodeError) as error:

@@ -1,0 +1,142 @@
+"""Which trainings there are: specialists of verticals or groups, and the joint model; what each depends on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pyarrow.compute as pc
+from pydantic import model_validator
+
+from fashion_dml.config import Cluster, Data, JobSettings, Loss, Model, Specialists
+from fashion_dml.data.plan import Plan, PlanSettings
+from fashion_dml.data.schema import VERTICAL_NAME, Dataset
+from fashion_dml.storage import UserError, manifest_sha256, sha256_json
+from fashion_dml.training.loop import Recipe
+
+JOINT = "joint"
+INITIAL = "initial"
+
+
+class TrainSettings(JobSettings):
+    """Sections that train specialists."""
+
+    data: Data = Data()
+    model: Model = Model()
+    loss: Loss = Loss()
+    specialists: Specialists = Specialists()
+    cluster: Cluster = Cluster()
+
+    @model_validator(mode="after")
+    def _lanes(self) -> TrainSettings:
+        if self.cluster.team > self.data.lanes:
+            raise ValueError(lanes_short("cluster.team", self.cluster.team, self.data.lanes))
+        return self
+
+
+def lanes_short(setting: str, workers: int, lanes: int) -> str:
+    """Why workers that train one model together can't be more than lanes."""
+    return (
+        f"{setting} = {workers} workers share data.lanes = {lanes} lanes, and each needs one; "
+        f"raise data.lanes (the global batch grows with it) or lower {setting}"
+    )
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """One training of the queue, with its own settings; `initial` names the model it starts from."""
+
+    recipe: Recipe
+    verticals: tuple[str, ...]
+    images: int
+    settings: TrainSettings
+    initial: str = INITIAL
+
+    @property
+    def name(self) -> str:
+        return self.recipe.name
+
+
+def groups_of(dataset: Dataset, settings: Specialists) -> dict[str, tuple[str, ...]]:
+    """Group name -> verticals; a vertical in no configured group stands alone. Raises UserError on unknown or doubled ones."""
+    verticals = dataset.verticals("train")
+    groups = dict(settings.groups)
+    listed = [v for members in groups.values() for v in members]
+    for vertical in listed:
+        if vertical not in verticals:
+            raise UserError(f"specialists.groups names the vertical {vertical!r}, the dataset has {', '.join(verticals)}.")
+        if listed.count(vertical) > 1:
+            raise UserError(f"specialists.groups has the vertical {vertical!r} twice; a vertical belongs to one group.")
+    for name in groups:
+        if not VERTICAL_NAME.fullmatch(name) or (name in verticals and name not in listed):
+            raise UserError(
+                f"specialists.groups has the group {name!r}: its name must match {VERTICAL_NAME.pattern} and not be that of a "
+                f"vertical outside all groups; rename it."
+            )
+    check_weights("specialists", settings.weights, verticals)
+    groups.update({v: (v,) for v in verticals if v not in listed})
+    for name, meaning in ((JOINT, "the model of all verticals"), (INITIAL, "where all trainings start")):
+        if name in groups:
+            raise UserError(f"A specialist can't be called {name!r}, that is {meaning}; rename the vertical or group.")
+    return groups
+
+
+def check_weights(section: str, weights: dict[str, float], verticals: list[str]) -> None:
+    """Raises UserError for the weight of a vertical that the dataset doesn't have."""
+    for vertical in weights:
+        if vertical not in verticals:
+            raise UserError(f"{section}.weights names the vertical {vertical!r}, the dataset has {', '.join(verticals)}.")
+
+
+def plan_for(dataset: Dataset, verticals: tuple[str, ...], settings: TrainSettings) -> Plan:
+    """The plan of one training."""
+    products = dataset.products.filter((pc.field("split") == "train") & pc.field("vertical").isin(list(verticals)))
+    s = settings.specialists
+    return Plan(
+        products,
+        PlanSettings(
+            s.batches, settings.data.lanes, settings.data.window_images, settings.seed, products_per_batch=s.products_per_batch,
+            images_per_product=s.images_per_product, neighbours=s.neighbours, weights=tuple(sorted(s.weights.items())),
+        ),
+    )  # fmt: skip
+
+
+def assignments(dataset: Dataset, settings: TrainSettings, *, joint: bool) -> list[Assignment]:
+    """All trainings, longest first. The joint model sees as many images as all specialists together."""
+    s = settings.specialists
+    inputs = {"dataset": manifest_sha256(dataset.location)}
+
+    def make(name: str, verticals: tuple[str, ...], steps: int, images: int) -> Assignment:
+        return Assignment(recipe_of(name, verticals, steps, settings, inputs), verticals, images, settings)
+
+    made = []
+    for name, verticals in groups_of(dataset, s).items():
+        plan = plan_for(dataset, verticals, settings)
+        steps = min(s.max_steps, max(s.min_steps, round(s.epochs * plan.steps(0))))
+        made.append(make(name, verticals, steps, steps * images_per_step(plan)))
+    if joint:
+        verticals = tuple(dataset.verticals("train"))
+        plan = plan_for(dataset, verticals, settings)
+        total = sum(a.images for a in made)
+        made.append(make(JOINT, verticals, max(1, round(total / images_per_step(plan))), total))
+    return sorted(made, key=lambda a: (-a.images, a.name))
+
+
+def recipe_of(name: str, verticals: tuple[str, ...], steps: int, settings: TrainSettings, inputs: dict[str, str]) -> Recipe:
+    """What a training depends on; the parts of the settings that don't concern it are left out of its key."""
+    s = settings.specialists
+    config = {
+        "data": settings.data.model_dump(mode="json", include={"height", "width", "lanes", "window_images"}), "seed": settings.seed,
+        "model": settings.model.model_dump(mode="json"), "loss": settings.loss.model_dump(mode="json"),
+        "specialists": s.model_dump(mode="json", exclude={"groups", "joint", "epochs", "min_steps", "max_steps"}),
+        "verticals": list(verticals), "steps": steps,
+    }  # fmt: skip
+    return Recipe(
+        name, steps, settings.seed, s.optim, s.augment, settings.data, s.validate_every, s.checkpoint_every, s.keep,
+        sha256_json([config, inputs]), config, inputs, s.refresh_every,
+    )  # fmt: skip
+
+
+def images_per_step(plan: Plan) -> int:
+    """Images of a global batch in the first epoch."""
+    report = plan.report(0)
+    return report.used // report.steps * (1 if plan.settings.mode == "images" else plan.settings.images_per_product)
