@@ -65,13 +65,14 @@ def written(
     """Write the files by Ray Data, a read task each; `watch` sees the reports so far whenever one comes, and may raise."""
     connect()
     shared = ray.put((reader, settings))
+    address = str(dataset)
 
     def task(ref: Any) -> Callable[[], Iterator[pa.Table]]:
         def write() -> Iterator[pa.Table]:
             (reader, settings), one = ray.get([shared, ref])
             try:
                 found: PartReport | UserError = write_part(
-                    dataset, one.part, one.rows, reader, settings, one.images_per_group, one.key
+                    Location.of(address), one.part, one.rows, reader, settings, one.images_per_group, one.key
                 )
             except UserError as error:  # as a result: Ray Data would wrap the sentence in tracebacks
                 found = error

@@ -56,17 +56,21 @@ def render(evaluation: Mapping[str, Any], sheets: Sequence[Sheet] = (), *, title
         for name, draw in (("R@1 of each vertical", recall_bars), ("R@K, all queries", recall_curves))
         for protocol in present
     ]
-    return _environment().get_template("report.html").render(
-        title=title,
-        evaluation=evaluation,
-        rows=rows(evaluation),
-        columns=columns(evaluation),
-        headline=headline(evaluation),
-        compared=list(dict.fromkeys(d["metric"] for d in evaluation["differences"])),
-        pairs=pairs(evaluation),
-        plots=plots,
-        sheets=by_model(sheets),
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+    return (
+        _environment()
+        .get_template("report.html")
+        .render(
+            title=title,
+            evaluation=evaluation,
+            rows=rows(evaluation),
+            columns=columns(evaluation),
+            headline=headline(evaluation),
+            compared=list(dict.fromkeys(d["metric"] for d in evaluation["differences"])),
+            pairs=pairs(evaluation),
+            plots=plots,
+            sheets=by_model(sheets),
+            script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        )
     )
 
 

@@ -92,8 +92,12 @@ def rung_dots(report: Mapping[str, Any], metric: str = "R@1") -> str:
         axes = figure.add_subplot()
         for place, row in enumerate(rows):
             found = row[metric]
-            axes.errorbar(100 * found["value"], place, xerr=[[e[0]] for e in _errors([found])], fmt="o", color=_colour(0), capsize=3)
-            axes.plot([100 * s for s in found["seeds"]], [place + 0.22] * len(found["seeds"]), ".", color=_colour(5), markersize=5)
+            axes.errorbar(
+                100 * found["value"], place, xerr=[[e[0]] for e in _errors([found])], fmt="o", color=_colour(0), capsize=3
+            )
+            axes.plot(
+                [100 * s for s in found["seeds"]], [place + 0.22] * len(found["seeds"]), ".", color=_colour(5), markersize=5
+            )
         axes.set_yticks(range(len(rows)), [row["rung"] for row in rows])
         axes.invert_yaxis()
         axes.set_xlabel(f"{metric}, %")

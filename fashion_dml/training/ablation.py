@@ -47,7 +47,9 @@ def present(changes: Changes, dataset: Dataset) -> Changes:
         return changes
     known = {word.partition("=")[0] for word in dataset.attributes}
     if not (kept := [c for c in columns if c in known]):
-        raise UserError(f"The dataset has none of the attributes {', '.join(columns)}, which this ladder compares; ingest them.")
+        raise UserError(
+            f"The dataset has none of the attributes {', '.join(columns)}, which this ladder compares; ingest them."
+        )
     return {**changes, COLUMNS: kept}
 
 

@@ -1,14 +1,15 @@
 """The losses against pytorch-metric-learning: time and peak memory of one forward and backward pass.
 
 Rows `time_over_pml/LOSS/BATCH` and `memory_over_pml/LOSS/BATCH`: batches of 256, 1024 and 4096 with 4 images a product,
-D = 128 (the cascade: three levels of 128), gradients to the embeddings and, where there are some, to 4,000 proxies. The
-peer is the same loss where the library has it, else its nearest; PEERS says which. Peers of triplets list every triplet:
-they grow with the batch's cube, and are left out (named in `details`) where that needs more memory than the machine has free.
+D = 128 (cascade: three levels of 128; granularity: form A with 64 words, all known), gradients to the embeddings and, where
+there are some, to 4,000 proxies. The peer is the same loss where the library has it, else its nearest; PEERS says which.
+Peers of triplets list every triplet, and are left out (named in `details`) where that takes half of the free memory.
 
 Time: median of passes in turns in one process. Memory: each case in a fresh process, after a pass of a small batch has
 made threads, kernels and buffers; the kernel's high-water mark is reset (/proc/self/clear_refs) and read after one pass,
 so what numpy and BLAS take counts too. On a GPU it is what the allocator held at most. For a batch of 256 both are a few
-MiB, near the size of one page of malloc's, and the ratio is rough.
+MiB and the ratio is rough. On a CPU that others use too, measure with OMP_NUM_THREADS=1: our passes over blocks meet at
+many barriers, and each waits for a thread that isn't running.
 """
 
 from __future__ import annotations
