@@ -16,7 +16,7 @@ from fashion_dml.data.schema import Dataset, embeddings_schema
 from fashion_dml.data.sources.folder import read_folder
 from fashion_dml.evaluation.protocol import Measured, evaluate
 from fashion_dml.storage import Location
-from jobs.evaluate import _vertical, entry, measured_splits
+from jobs.evaluate import entry, measured_splits, vertical_items
 
 SETTINGS = Ingest(short_side=32, shards=2, min_row_groups=2, validation_share=0)
 
@@ -54,7 +54,7 @@ def test_queries_search_the_gallery_of_every_vertical(roles: Dataset, tmp_path: 
         table = pa.table([rows["image_id"], pa.array(list(vectors), pa.list_(pa.float32(), 16))], schema=embeddings_schema(16))
         with (directory / part.relative).writing() as stream:
             pq.write_table(table, stream)
-    given = [_vertical(roles, v, directory, ("query", "gallery")) for v in ("bags", "dresses", "shoes")]
+    given = [vertical_items(roles, v, directory, ("query", "gallery")) for v in ("bags", "dresses", "shoes")]
     assert [(len(v.queries.labels), len(v.index.labels)) for v in given] == [(0, 2), (2, 2), (2, 4)]
     separate, merged = (evaluate(given, p) for p in ("separate", "merged"))
     assert isinstance(separate, Measured)
