@@ -17,7 +17,7 @@ def test_a_ladder_is_trained_once_and_reported(ray_local: str, tmp_path: Path) -
     small_dataset(tmp_path / "dataset")
     settings = AblateJobSettings(
         workspace=str(tmp_path), method="cascade", data=Data(height=32, width=32, executor="threads"),
-        model=Model(trunk="test_efficientnet", weights="none"), ablate=Ablate(steps=3), cluster=Cluster(cpus_per_worker=0.5),
+        model=Model(trunk="test_efficientnet", weights="none", head="random"), ablate=Ablate(steps=3), cluster=Cluster(cpus_per_worker=0.5),
         specialists=Specialists(products_per_batch=4, validate_every=100), evaluate=Evaluate(bootstrap=50),
     )  # fmt: skip
     report = ablate(settings)
