@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from functools import partial
 from pathlib import Path
@@ -43,7 +44,8 @@ def test_nodes_come_and_go_and_the_models_are_the_same(tmp_path: Path) -> None:
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": True, "dashboard_port": 0})
     try:
         pids = [raylet(cluster.head_node)]
-        environment = {"RAY_ADDRESS": cluster.address}
+        # The token, too, where an earlier test has set one up for this process.
+        environment = {k: v for k, v in os.environ.items() if k.startswith("RAY_AUTH")} | {"RAY_ADDRESS": cluster.address}
         job = start(one, tmp_path / "elastic.log", environment, **STEPS, **ELASTIC)
         try:
             until(partial(reached, one, 100), job)
