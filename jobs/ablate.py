@@ -26,7 +26,7 @@ from fashion_dml.storage import Location, UserError
 from fashion_dml.training.ablation import AblateSettings, ladder_of, trials, verticals_of
 from fashion_dml.training.specialists import train_all
 from jobs.common import connect, console, main, print_table, write_report
-from jobs.evaluate import measured_splits, vertical_items
+from jobs.evaluate import measured_level, measured_splits, measured_verticals, vertical_items
 from jobs.progress import watch
 
 
@@ -45,14 +45,16 @@ def ablate(settings: AblateJobSettings) -> dict[str, Any]:
     dataset = Dataset.open(workspace / "dataset")
     rungs, home = ladder_of(settings.method), workspace / "ablations" / settings.method
     found = trials(dataset, settings.method, settings)
+    trained = verticals_of(dataset, settings.ablate)
+    verticals = [v for v in measured_verticals(dataset, settings.evaluate.split) if v in trained]
     connect()
     failures = train_all(list(found.values()), settings, dataset, home, watch)
     if failures:
         raise UserError(
             f"{len(failures)} of {len(found)} trainings failed: " + "; ".join(f"{n}: {f}" for n, f in failures.items())
         )
-    verticals = [v for v in verticals_of(dataset, settings.ablate) if v in dataset.verticals(settings.evaluate.split)]
-    splits = measured_splits(dataset, settings.evaluate.split)
+    e = settings.evaluate
+    splits = measured_splits(dataset, e.split)
     parts = [p for split in splits for p in dataset.parts(split, verticals)]
     models = {key: str(home / trial.name / "model") for key, trial in found.items()}
     embedded = ensure_embeddings(
@@ -61,12 +63,13 @@ def ablate(settings: AblateJobSettings) -> dict[str, Any]:
     measured = {}
     for key, model in models.items():
         items = [vertical_items(dataset, v, embedded[model], splits) for v in verticals]
-        e = settings.evaluate
-        result = evaluate(items, "merged", level="image", recall_at=e.recall_at, memory_bytes=e.memory_bytes)
+        result = evaluate(
+            items, "merged", level=measured_level(dataset, e), recall_at=ladder.RECALL_AT, memory_bytes=e.memory_bytes
+        )
         assert isinstance(result, Measured)
         measured[key] = result
     report = ladder.build(
-        measured, [(c.says, c.better, c.worse, c.metric) for c in rungs.claims], resamples=settings.evaluate.bootstrap, seed=settings.seed
+        measured, [(c.says, c.better, c.worse, c.metric) for c in rungs.claims], resamples=e.bootstrap, seed=settings.seed
     ) | {
         "method": settings.method, "steps": settings.ablate.steps, "images": next(iter(found.values())).images, "verticals": verticals,
         "split": " in ".join(splits), "protocol": "merged", "dataset": str(dataset.location),

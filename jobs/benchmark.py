@@ -1,7 +1,7 @@
 """Measure this machine: every figure against its limit or its peers, in turns in one run, medians and ratios.
 
     python -m jobs.benchmark stream --workspace workspace
-    python -m jobs.benchmark losses        (without Ray)
+    python -m jobs.benchmark losses        (ingest, evaluate and losses need no Ray)
     python -m jobs.benchmark               (all)
 
 Writes `reports/benchmark-NAME.json` for each subject.
@@ -22,15 +22,16 @@ from pydantic import Field
 
 from fashion_dml.config import JobSettings
 from fashion_dml.storage import Location, UserError
-from jobs.benchmarks import Row, evaluate, losses, stream
+from jobs.benchmarks import Row, evaluate, ingest, losses, stream
 from jobs.common import connect, main, print_table
 
 SUBJECTS: dict[str, Callable[[str], tuple[list[Row], dict[str, Any]]]] = {
     "evaluate": evaluate.run,
+    "ingest": ingest.run,
     "losses": losses.run,
     "stream": stream.run,
 }
-WITHOUT_RAY = ("losses",)
+WITHOUT_RAY = ("evaluate", "ingest", "losses")
 
 
 class BenchmarkSettings(JobSettings):

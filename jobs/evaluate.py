@@ -28,6 +28,7 @@ from fashion_dml.config import Cluster, Data, Embed, Evaluate, JobSettings, Mode
 from fashion_dml.data.schema import SPLITS, Dataset, Part
 from fashion_dml.evaluation import html, report, sheets, table
 from fashion_dml.evaluation.protocol import PROTOCOLS, Items, LeftOut, Measured, Vertical, evaluate
+from fashion_dml.evaluation.ranking import Level
 from fashion_dml.evaluation.refine import Refinement
 from fashion_dml.evaluation.sheets import Sheet, Tile
 from fashion_dml.inference.embed import EmbedRequest, ensure_embeddings, read_embeddings
@@ -86,12 +87,8 @@ def measure_models(settings: EvaluateSettings) -> dict[str, Any]:
     e = settings.evaluate
     workspace = Location.of(settings.workspace)
     dataset = Dataset.open(settings.dataset or workspace / "dataset")
-    splits = measured_splits(dataset, e.split)
-    verticals = sorted({v for split in splits for v in dataset.verticals(split)})
-    if not verticals:
-        there = ", ".join(s for s in SPLITS if dataset.verticals(s)) or "none"
-        raise UserError(f"{dataset.location} has no products of split {e.split!r}; choose evaluate.split among {there}.")
-    level = dataset.manifest.get("protocol", {}).get("level", "image") if e.level == "auto" else e.level
+    splits, verticals = measured_splits(dataset, e.split), measured_verticals(dataset, e.split)
+    level = measured_level(dataset, e)
     models = chosen_models(settings, dataset, verticals)
     requests: dict[str, list[Part]] = {}
     for by_vertical in models.values():
@@ -183,6 +180,21 @@ def _show(content: dict[str, Any], reports: Location) -> None:
 def measured_splits(dataset: Dataset, split: str) -> tuple[str, ...]:
     """(queries, gallery) of a dataset that has those roles, else the one split whose images search among themselves."""
     return ("query", "gallery") if split in ("test", "query") and dataset.verticals("query") else (split,)
+
+
+def measured_verticals(dataset: Dataset, split: str) -> list[str]:
+    """The verticals that have images in the measured splits. Raises UserError if there is none."""
+    verticals = sorted({v for one in measured_splits(dataset, split) for v in dataset.verticals(one)})
+    if not verticals:
+        there = ", ".join(s for s in SPLITS if dataset.verticals(s)) or "none"
+        raise UserError(f"{dataset.location} has no products of split {split!r}; choose evaluate.split among {there}.")
+    return verticals
+
+
+def measured_level(dataset: Dataset, e: Evaluate) -> Level:
+    """What counts as a hit: by setting, or as the dataset's protocol has it."""
+    level: Level = dataset.manifest.get("protocol", {}).get("level", "image") if e.level == "auto" else e.level
+    return level
 
 
 def vertical_items(dataset: Dataset, vertical: str, embeddings: Location, splits: tuple[str, ...]) -> Vertical:

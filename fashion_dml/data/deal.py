@@ -102,7 +102,7 @@ def full_batches(units: np.ndarray, copies: np.ndarray, size: int) -> int:
 def shares(size: int, weights: np.ndarray, room: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """`size` places of a batch over verticals by weight, at most `room` each: int64 [V]. Ties fall by lot.
 
-    The highest quotient weight / (places + 1) gets the next place (D'Hondt), so no share is off by a whole place.
+    The highest quotient weight / (places + 1) gets the next place (D'Hondt), so none is short of its due by a whole place.
     """
     places = np.zeros(len(weights), np.int64)
     lot = rng.random(len(weights))

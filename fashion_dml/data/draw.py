@@ -40,8 +40,8 @@ def hard(near: np.ndarray, batches: int, size: int, neighbours: int, rng: np.ran
     """int64 [batches, size]: seed units by lot, each followed by its `neighbours` nearest that are still free.
 
     near float32 [n, D]: a vector of each unit (unit length, or zero where none is known). Every unit is drawn once at
-    most, so the last batches take what is left. After METHODS of the multi-objective sampler: both relations, of a
-    class to its images and to its nearest classes, are in one batch.
+    most, so the last batches take what is left. So a batch holds both relations: of a class to its images, and to its
+    nearest classes (after the idea of Lee & Roh, CVPR-W CVFAD 2020; this form is ours).
     """
     order = rng.permutation(len(near))
     similarity = near @ near.T

@@ -159,6 +159,15 @@ class Plan:
         """Global batches in an epoch."""
         return self._epoch(epoch).steps
 
+    @property
+    def images_per_unit(self) -> int:
+        """Images that a batch shows of each unit: K of a product, or the image itself."""
+        return 1 if self.settings.mode == "images" else self.settings.images_per_product
+
+    def images_per_step(self, epoch: int) -> int:
+        """Images of a global batch."""
+        return self._epoch(epoch).units * self.lanes * self.images_per_unit
+
     def cursor(self, step: int, start: Cursor = Cursor()) -> Cursor:
         """The cursor `step` batches after `start`."""
         epoch, at = start.epoch, start.step + step
@@ -229,7 +238,7 @@ class Plan:
 
 
 def _weights(verticals: list[str], settings: PlanSettings) -> tuple[float, ...]:
-    """The weight of each vertical. Raises UserError on one that is unknown, not positive, or can't be used."""
+    """The weight of each vertical; those of other plans' verticals are passed over. Raises UserError on one that can't be."""
     given: Mapping[str, float] = dict(settings.weights)
     for vertical, weight in given.items():
         if not 0 < weight < float("inf"):

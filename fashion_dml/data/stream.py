@@ -70,7 +70,7 @@ def stream(
     on_ray = settings.executor == "ray"
     read = (plan, near, sources, runs)
     tables = _ray_tables(*read, settings, in_tasks) if on_ray else _thread_tables(*read)
-    of_step = len(lanes) * images_per_lane(plan, start.epoch) * pixels
+    of_step = len(lanes) * plan.images_per_step(start.epoch) // plan.lanes * pixels
     ready = max(1, min(settings.prefetch_batches, settings.prefetch_bytes // of_step))
     produced = 0
     with closing(ahead(_assemble(tables, lanes), lambda group: to_batch(group, settings, in_tasks), ready)) as batches:
@@ -92,18 +92,11 @@ def stream(
             yield batch
 
 
-def images_per_lane(plan: Plan, epoch: int) -> int:
-    """Images of a lane's batch."""
-    report = plan.report(epoch)
-    units = report.used // (report.steps * plan.lanes)
-    return units * (1 if plan.settings.mode == "images" else plan.settings.images_per_product)
-
-
 def decode_in_tasks(settings: Data) -> bool:
     """Whether Ray Data tasks decode: by setting, or when the cluster has CPUs to spare for it.
 
-    A worker's own thread decodes some 3,000 images a second and keeps pixels, ten times the bytes of a JPEG, out of the
-    object store; tasks spread the decoding over all nodes. Either way the batches are the same.
+    A worker's own thread keeps pixels, several times the bytes of a JPEG, out of the object store; tasks spread the decoding
+    over all nodes. Either way the batches are the same.
     """
     if settings.decode != "auto":
         return settings.decode == "task"
@@ -125,11 +118,10 @@ def _runs(plan: Plan, lanes: list[int], start: Cursor, steps: int, images: int) 
 
 
 def _lane_runs(plan: Plan, lane: int, start: Cursor, steps: int, images: int) -> Iterator[Run]:
-    per_unit = 1 if plan.settings.mode == "images" else plan.settings.images_per_product
     run: Run = []
     filled = 0
     for window in plan.windows(lane, start, steps):
-        size = window.batches * window.units * per_unit
+        size = window.batches * window.units * plan.images_per_unit
         if run and filled + size > images:
             yield run
             run, filled = [], 0

@@ -10,6 +10,7 @@ import numpy as np
 from fashion_dml.evaluation.bootstrap import Interval, intervals, paired_difference
 from fashion_dml.evaluation.protocol import Measured
 
+RECALL_AT = (1, 10)
 METRICS = ("R@1", "R@10", "MAP@R", "mAP")
 
 

@@ -47,17 +47,6 @@ class Proxies(nn.Module):
             )
         return index
 
-    @torch.no_grad()
-    def neighbours(self, count: int, block: int = 1024) -> Tensor:
-        """Labels int64 [C, count] of each class's nearest other classes by proxy cosine, nearest first."""
-        p = self(self.proxies)
-        found = []
-        for first in range(0, len(p), block):
-            s = p[first : first + block] @ p.T
-            s[torch.arange(len(s)), first + torch.arange(len(s))] = -2
-            found.append(s.topk(min(count, len(p) - 1), 1).indices)
-        return self.classes[torch.cat(found)]
-
 
 def proxy_anchor(x: Tensor, proxies: Tensor, index: Tensor, margin: float, alpha: float) -> Tensor:
     """Proxy-Anchor (Kim 2020, arXiv 2003.13911, equation 4) of unit x [B, D], unit proxies [C, D] and index int64 [B].

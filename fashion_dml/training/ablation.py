@@ -8,7 +8,7 @@ from typing import Any
 from fashion_dml.config import Ablate, validate
 from fashion_dml.data.schema import Dataset
 from fashion_dml.storage import UserError, manifest_sha256, sha256_json
-from fashion_dml.training.assignments import Assignment, TrainSettings, images_per_step, plan_for, recipe_of
+from fashion_dml.training.assignments import Assignment, TrainSettings, plan_for, recipe_of
 from fashion_dml.training.ladders import LADDERS, Changes, Ladder
 
 COLUMNS = "loss.granularity.columns"
@@ -75,7 +75,7 @@ def trials(dataset: Dataset, method: str, settings: AblateSettings) -> dict[tupl
         for seed in range(settings.seed, settings.seed + settings.ablate.seeds):
             mine = changed(settings, {**ladder.shared, **present(rung.changes, dataset), "seed": seed})
             recipe = recipe_of(f"{number}-seed{seed}", verticals, settings.ablate.steps, mine, inputs)
-            images[rung.name] = recipe.steps * images_per_step(plan_for(dataset, verticals, mine))
+            images[rung.name] = recipe.steps * plan_for(dataset, verticals, mine).images_per_step(0)
             start = sha256_json([mine.model.model_dump(mode="json"), seed])[:8]
             found[rung.name, seed] = Assignment(recipe, verticals, images[rung.name], mine, f"initial-{start}")
     if len(set(images.values())) > 1:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import model_validator
 
@@ -87,12 +88,16 @@ def check_weights(section: str, weights: dict[str, float], verticals: list[str])
             raise UserError(f"{section}.weights names the vertical {vertical!r}, the dataset has {', '.join(verticals)}.")
 
 
+def training_products(dataset: Dataset, verticals: tuple[str, ...]) -> pa.Table:
+    """Rows of schema.PRODUCTS that are trained on."""
+    return dataset.products.filter((pc.field("split") == "train") & pc.field("vertical").isin(list(verticals)))
+
+
 def plan_for(dataset: Dataset, verticals: tuple[str, ...], settings: TrainSettings) -> Plan:
     """The plan of one training."""
-    products = dataset.products.filter((pc.field("split") == "train") & pc.field("vertical").isin(list(verticals)))
     s = settings.specialists
     return Plan(
-        products,
+        training_products(dataset, verticals),
         PlanSettings(
             s.batches, settings.data.lanes, settings.data.window_images, settings.seed, products_per_batch=s.products_per_batch,
             images_per_product=s.images_per_product, neighbours=s.neighbours, weights=tuple(sorted(s.weights.items())),
@@ -112,12 +117,12 @@ def assignments(dataset: Dataset, settings: TrainSettings, *, joint: bool) -> li
     for name, verticals in groups_of(dataset, s).items():
         plan = plan_for(dataset, verticals, settings)
         steps = min(s.max_steps, max(s.min_steps, round(s.epochs * plan.steps(0))))
-        made.append(make(name, verticals, steps, steps * images_per_step(plan)))
+        made.append(make(name, verticals, steps, steps * plan.images_per_step(0)))
     if joint:
         verticals = tuple(dataset.verticals("train"))
         plan = plan_for(dataset, verticals, settings)
         total = sum(a.images for a in made)
-        made.append(make(JOINT, verticals, max(1, round(total / images_per_step(plan))), total))
+        made.append(make(JOINT, verticals, max(1, round(total / plan.images_per_step(0))), total))
     return sorted(made, key=lambda a: (-a.images, a.name))
 
 
@@ -134,9 +139,3 @@ def recipe_of(name: str, verticals: tuple[str, ...], steps: int, settings: Train
         name, steps, settings.seed, s.optim, s.augment, settings.data, s.validate_every, s.checkpoint_every, s.keep,
         sha256_json([config, inputs]), config, inputs, s.refresh_every,
     )  # fmt: skip
-
-
-def images_per_step(plan: Plan) -> int:
-    """Images of a global batch in the first epoch."""
-    report = plan.report(0)
-    return report.used // report.steps * (1 if plan.settings.mode == "images" else plan.settings.images_per_product)

@@ -18,7 +18,7 @@ from fashion_dml.data.read import Sources
 from fashion_dml.data.schema import Dataset
 from fashion_dml.models.store import load_model
 from fashion_dml.storage import Location, UserError, sha256_json
-from fashion_dml.training.assignments import INITIAL, TrainSettings, assignments, check_weights, images_per_step, lanes_short
+from fashion_dml.training.assignments import INITIAL, TrainSettings, assignments, check_weights, lanes_short
 from fashion_dml.training.loop import Recipe, finished, train
 from fashion_dml.training.specialists import Queue, start_together
 from fashion_dml.training.start import trainable
@@ -62,7 +62,7 @@ def recipe_for(dataset: Dataset, teachers: dict[str, Teacher], settings: Distill
     steps = d.steps
     if not steps:
         total = sum(a.images for a in assignments(dataset, settings, joint=False))
-        steps = max(1, round(total / images_per_step(distill_plan(dataset, settings))))
+        steps = max(1, round(total / distill_plan(dataset, settings).images_per_step(0)))
     config = {
         "distill": {**d.model_dump(mode="json"), "steps": steps}, "model": settings.model.model_dump(mode="json"), "seed": settings.seed,
         "data": settings.data.model_dump(mode="json", include={"height", "width", "lanes", "window_images"}),

@@ -79,8 +79,9 @@ def train_all(
     todo = [a for a in todo if finished(home / a.name, a.recipe.key) is None]
     if not todo:
         return {}
-    for assignment in todo:
-        check(assignment, dataset)
+    for i, assignment in enumerate(todo):
+        if assignment.settings not in [a.settings for a in todo[:i]]:  # specialists share theirs, and a model takes a while
+            check(assignment, dataset)
     queue = Queue.remote([a.name for a in todo])  # type: ignore[attr-defined]
     stop = threading.Event()
     watcher = threading.Thread(target=watch, args=(queue, stop), daemon=True)

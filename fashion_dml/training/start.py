@@ -15,7 +15,7 @@ from fashion_dml.models.embedder import Embedder
 from fashion_dml.models.head import pca_head
 from fashion_dml.models.store import save_model
 from fashion_dml.storage import Location, UserError, manifest_sha256, read_manifest, sha256_json
-from fashion_dml.training.assignments import TrainSettings
+from fashion_dml.training.assignments import TrainSettings, training_products
 from fashion_dml.training.loop import Team
 from fashion_dml.training.task import MetricTask
 
@@ -34,8 +34,10 @@ def metric_task(
     embedder: Embedder, dataset: Dataset, verticals: tuple[str, ...], settings: TrainSettings, team: Team = Team()
 ) -> MetricTask:
     """The task of one training. Raises UserError where loss, model and dataset don't fit."""
-    rows = dataset.products.filter((pc.field("split") == "train") & pc.field("vertical").isin(list(verticals)))
-    classes = torch.from_numpy(np.unique(rows["label"].to_numpy()))
+    products = training_products(dataset, verticals)
+    # Those that batches show: a proxy of a product with one image would only ever push.
+    shown = products.filter(pc.field("rows") >= 2)
+    classes = torch.from_numpy(np.unique(shown["label"].to_numpy()))
     task = MetricTask(embedder, settings.loss, team.group, classes=classes, attributes=tuple(dataset.attributes))
     if settings.specialists.batches == "hard-classes" and task.near() is None:
         raise UserError(

@@ -80,6 +80,7 @@ def fit(function: Callable[[dict[str, Any]], Any], config: dict[str, Any], setti
     The function must be safe to start again, on another number of workers too: it goes on from its own checkpoints.
     Raises UserError, before anything starts, for what the cluster can never hold.
     """
+    preflight(settings)
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     resources = {"CPU": settings.cpus_per_worker}
     if settings.gpus_per_worker:
@@ -87,7 +88,6 @@ def fit(function: Callable[[dict[str, Any]], Any], config: dict[str, Any], setti
     # The run's own directory holds nothing we need (checkpoints lie in the workspace); each run gets a new one, so
     # that an earlier run of the same name is never taken up in place of our own cursors.
     home = tempfile.mkdtemp(prefix=f"{name}-")
-    preflight(settings)
     workers = settings.fewest if settings.fewest == settings.most else (settings.fewest, settings.most)
     trainer = TorchTrainer(
         function,

@@ -30,6 +30,7 @@ from fashion_dml.evaluation.metrics import measure
 from fashion_dml.evaluation.neighbours import TIE, normalised
 from fashion_dml.storage import UserError
 from jobs.benchmarks import Row
+from jobs.benchmarks.memory import resident
 from jobs.common import console
 
 DIM = 128
@@ -197,14 +198,6 @@ def run(workspace: str, sizes: Sizes = Sizes()) -> tuple[list[Row], dict[str, An
         rows += found
         console.print(f"{name}: " + ", ".join(f"{r.name} {r.value:.3g} {r.unit}" for r in found))
     return rows, details
-
-
-def resident(field: str) -> int:
-    """Bytes of VmRSS (now) or VmHWM (peak) of this process."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(field):
-            return 1024 * int(line.split()[1])
-    raise UserError(f"This system doesn't tell {field}.")
 
 
 def main(folder: str) -> None:

@@ -30,6 +30,7 @@ from torch.nn import functional as F
 from fashion_dml.config import Loss
 from fashion_dml.losses import create_loss
 from jobs.benchmarks import Row
+from jobs.benchmarks.memory import forget_peak, resident
 from jobs.common import console
 
 BATCHES, DIM, IMAGES, PROXIES, LEVELS, WORDS = (256, 1024, 4096), 128, 4, 4000, 3, 64
@@ -135,11 +136,6 @@ def seconds(name: str, size: int, device: str, sides: tuple[str, ...]) -> dict[s
     return found
 
 
-def _status(key: str) -> int:
-    with open("/proc/self/status") as file:
-        return next(int(line.split()[1]) * 1024 for line in file if line.startswith(key))
-
-
 def peak(name: str, size: int, device: str, side: str) -> int:
     """Bytes that one pass takes beyond what the process held before it; the process should be fresh."""
     STEPS[side](name, 32, device)()
@@ -149,11 +145,10 @@ def peak(name: str, size: int, device: str, side: str) -> int:
         before = torch.cuda.memory_allocated()
         step()
         return torch.cuda.max_memory_allocated() - before
-    before = _status("VmRSS")
-    with open("/proc/self/clear_refs", "w") as file:
-        file.write("5")
+    before = resident("VmRSS")
+    forget_peak()
     step()
-    return _status("VmHWM") - before
+    return resident("VmHWM") - before
 
 
 def peak_in_fresh_process(name: str, size: int, device: str, side: str) -> int:

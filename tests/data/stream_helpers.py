@@ -32,7 +32,7 @@ def training_plan(dataset: Dataset, settings: PlanSettings = PLAN) -> Plan:
 
 def sources(dataset: Dataset, targets: Path | None = None) -> Sources:
     teachers = None if targets is None else {v: str(targets) for v in dataset.verticals()}
-    return Sources(str(dataset.location / "images"), "train", teachers)
+    return Sources(str(dataset.location / "images"), "train", teachers, attributes=True)
 
 
 def collect(
@@ -49,11 +49,11 @@ def same(left: list[Batch], right: list[Batch]) -> None:
     """Assert that two streams gave the same."""
     assert [(b.epoch, b.step) for b in left] == [(b.epoch, b.step) for b in right]
     for a, b in zip(left, right, strict=True):
-        for name in ("labels", "lane", "row", "images"):
+        for name in ("labels", "lane", "row", "images", "attributes"):
             assert torch.equal(getattr(a, name), getattr(b, name)), (a.epoch, a.step, name)
         assert (a.targets is None) == (b.targets is None)
         assert a.targets is None or torch.equal(a.targets, b.targets)
-        assert a.corrupt == b.corrupt
+        assert (a.corrupt, a.digest) == (b.corrupt, b.digest)
 
 
 def rewrite(dataset: Dataset, copy: Path, change: Callable[[dict[str, Any]], bytes]) -> Dataset:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
+import time
+import zlib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +17,7 @@ import torch
 from stream_helpers import PLAN, THREADS, collect, rewrite, same, sources, teacher, training_plan
 
 from fashion_dml.config import Data
+from fashion_dml.data.batch import to_batch
 from fashion_dml.data.decode import decode
 from fashion_dml.data.plan import Cursor
 from fashion_dml.data.read import read_window
@@ -71,6 +75,9 @@ def test_batches_are_the_plans_images_and_labels(small: Dataset, settings: objec
         assert batch.labels.tolist() == [r["label"] for r in wanted]
         assert batch.images.dtype == torch.uint8
         assert np.array_equal(batch.images.numpy(), np.stack([decode(r["image"], 40, 32) for r in wanted]))
+        assert batch.attributes is not None
+        assert batch.attributes.tolist() == [r["attributes"] for r in wanted]
+        assert batch.digest == sum(zlib.crc32(r["image_id"].encode()) for r in wanted)
         assert batch.lane.tolist() == sorted(batch.lane.tolist())
         assert batch.row.tolist() == list(range(len(wanted) // plan.lanes)) * plan.lanes
 
@@ -115,8 +122,33 @@ def test_ray_data_and_threads_give_the_same_batches(
     bad = collect(damaged, 8, THREADS.model_copy(update=limits), stats=counted)
     same(collect(damaged, 8, data.model_copy(update=limits), stats=told), bad)
     assert told.corrupt == counted.corrupt != []
+    little = {"prefetch_bytes": 1 << 20}  # fewer bytes than the blocks of a task: it goes on all the same
+    same(collect(small, 9, data.model_copy(update=little)), collect(small, 9))
     teacher(small, tmp_path)
     same(collect(small, 5, data, settings=IMAGES, targets=tmp_path), collect(small, 5, settings=IMAGES, targets=tmp_path))
+
+
+@pytest.mark.parametrize("room", [1 << 20, 256 << 20])
+def test_no_more_batches_are_ready_than_their_bytes_allow(room: int, small: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step of 3 lanes x 4 images of 128 x 224 x 3 is a megabyte: one is ready and one waits to be, whatever the number allows."""
+    made = []
+
+    def counting(*args: object) -> object:
+        made.append(args)
+        return to_batch(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("fashion_dml.data.stream.to_batch", counting)
+    large = THREADS.model_copy(update={"height": 128, "width": 224, "prefetch_bytes": room, "prefetch_batches": 50})
+    batches = stream(training_plan(small), sources(small), large, start=Cursor(), steps=300)
+    ahead = [len(made) - n for n, _ in enumerate(itertools.islice(batches, 40), 1)]
+    if room == 1 << 20:
+        assert max(ahead) <= 2
+    else:
+        end = time.monotonic() + 60
+        while len(made) < 60 and time.monotonic() < end:
+            time.sleep(0.01)
+        assert len(made) >= 60
+    batches.close()  # type: ignore[attr-defined]
 
 
 @pytest.mark.cluster

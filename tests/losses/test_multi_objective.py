@@ -196,15 +196,14 @@ def test_proxies_of_other_classes_are_refused() -> None:
             Proxies(torch.tensor(classes), 4)
 
 
-def test_neighbours_are_the_nearest_other_classes() -> None:
-    torch.manual_seed(0)
-    proxies = Proxies(torch.arange(30) * 10, 4)
-    p = F.normalize(proxies.proxies.detach(), dim=1)
-    found = proxies.neighbours(5, block=7)
-    for c in range(30):
-        others = sorted((k for k in range(30) if k != c), key=lambda k: -float(p[c] @ p[k]))[:5]
-        assert found[c].tolist() == [10 * k for k in others]
-    assert proxies.neighbours(99).shape == (30, 29)
+def test_where_the_classes_are_is_told_by_unit_proxies_in_the_order_of_labels() -> None:
+    loss = multi([30, 10, 20])
+    found = loss.class_vectors()
+    assert found is not None
+    labels, places = found
+    assert labels.tolist() == sorted({10, 20, 30, *OTHERS})
+    assert torch.allclose(places.norm(dim=1), torch.ones(len(labels), dtype=places.dtype))
+    assert multi([0, 1], proxy_weight=0, proxy_proxy_weight=0).class_vectors() is None
 
 
 def test_each_term_alone_lowers_what_it_says() -> None:
