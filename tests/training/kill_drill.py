@@ -79,3 +79,12 @@ def new_group(job: subprocess.Popen[bytes], seen: set[int]) -> list[psutil.Proce
     """Both workers of a group that isn't in `seen`; none while it starts."""
     group = [p for p in training_workers(job) if p.pid not in seen]
     return group if len(group) == 2 else []
+
+
+def undisturbed(workspace: Path, log: Path, **changes: Any) -> None:
+    """The same run, left alone to its end."""
+    job = start(workspace, log, **changes)
+    try:
+        assert job.wait(900) == 0, log.read_text()
+    finally:
+        job.kill()

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 from drawn import small_dataset
-from kill_drill import reached, start, steps_done, until, weights
+from kill_drill import reached, start, steps_done, undisturbed, until, weights
 from ray.cluster_utils import Cluster
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster]
@@ -61,11 +61,7 @@ def test_nodes_come_and_go_and_the_models_are_the_same(tmp_path: Path) -> None:
             job.kill()
     finally:
         cluster.shutdown()
-    undisturbed = start(other, tmp_path / "alone.log", **STEPS)
-    try:
-        assert undisturbed.wait(900) == 0, (tmp_path / "alone.log").read_text()
-    finally:
-        undisturbed.kill()
+    undisturbed(other, tmp_path / "alone.log", **STEPS)
     assert set(weights(one)) == {"joint", "dresses", "tops"}
     assert weights(one) == weights(other)
     report = json.loads((one / "reports" / "train_specialists.json").read_text())

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from drawn import SMALL, small_dataset, write_dataset
-from kill_drill import arguments, new_group, reached, start, steps_done, training_workers, until, weights
+from kill_drill import arguments, new_group, reached, start, steps_done, training_workers, undisturbed, until, weights
 
 from fashion_dml.config import Cluster, Data, Generated, Model, Specialists, load_settings
 from fashion_dml.data.plan import Cursor
@@ -51,11 +51,7 @@ def test_a_killed_worker_changes_nothing(tmp_path: Path) -> None:
         job.kill()
     assert 0 < step < 200
 
-    undisturbed = start(other, tmp_path / "alone.log")
-    try:
-        assert undisturbed.wait(600) == 0, (tmp_path / "alone.log").read_text()
-    finally:
-        undisturbed.kill()
+    undisturbed(other, tmp_path / "alone.log")
     assert set(weights(one)) == {"joint", *Dataset.open(str(one / "dataset")).verticals("train")}
     assert weights(one) == weights(other)
 
@@ -103,11 +99,7 @@ def test_ten_kills_at_random_steps_change_nothing(tmp_path: Path) -> None:
         assert job.wait(900) == 0, (tmp_path / "killed.log").read_text()
     finally:
         job.kill()
-    undisturbed = start(other, tmp_path / "alone.log", **longer)
-    try:
-        assert undisturbed.wait(900) == 0, (tmp_path / "alone.log").read_text()
-    finally:
-        undisturbed.kill()
+    undisturbed(other, tmp_path / "alone.log", **longer)
     assert weights(one) == weights(other)
     made = load_settings(TrainSettings, ["--workspace", str(one), *arguments(longer)], prog="", doc="")
     dataset = Dataset.open(str(one / "dataset"))

@@ -1,0 +1,89 @@
+"""Settings of what comes after training: embeddings, measurement, index and service."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from fashion_dml.config.section import Positive, Section
+
+
+class Embed(Section):
+    """Embedding a dataset with a pool of actors."""
+
+    batch_images: Positive = Field(64, description="images of a forward pass")
+    actors: Annotated[int, Field(ge=0)] = Field(
+        0, description="actors of the pool; 0: one for each worker of the cluster section"
+    )
+
+
+class Evaluate(Section):
+    """What is measured, and how."""
+
+    recall_at: tuple[int, ...] = Field((1, 5, 10, 20), description="K of R@K")
+    bootstrap: Positive = Field(1000, description="resamples of the queries for the 95 % intervals")
+    memory_bytes: Annotated[int, Field(ge=1 << 20)] = Field(256 << 20, description="bytes of a block of similarities")
+    sheets: Annotated[int, Field(ge=0)] = Field(6, description="retrieval sheets of each model: worst queries first")
+    split: str = Field(
+        "test", description="split whose images search among themselves; test: query in gallery, where a dataset has those"
+    )
+    level: Literal["auto", "image", "product"] = Field(
+        "auto", description="what is counted as a hit: images, or products by their best image; auto: as the dataset's protocol"
+    )
+    whole_list: bool = Field(
+        True, description="also mAP and MRR, which need every rank; without them a large gallery is faster"
+    )
+    query_expansion: Annotated[int, Field(ge=0, le=1000)] = Field(
+        0, description="neighbours of query expansion, measured beside the plain search; 0: none"
+    )
+    expansion_alpha: Annotated[float, Field(ge=0, le=100)] = Field(
+        3.0, description="power of a neighbour's cosine that is its weight in query expansion; 0: plain average"
+    )
+    rerank: Literal["none", "k-reciprocal"] = Field("none", description="re-ranking, measured beside the plain search")
+    rerank_top: Annotated[int, Field(ge=1, le=10_000)] = Field(100, description="nearest images of a query that are re-ranked")
+
+
+class Index(Section):
+    """The search index."""
+
+    shards: Annotated[int, Field(ge=1, le=4096)] = Field(
+        2, description="index shards; each is one task when built and one actor when served"
+    )
+    kind: Literal["flat", "flat_fp16"] = Field("flat", description="flat: exact, float32; flat_fp16: half the memory")
+    splits: tuple[str, ...] = Field(
+        ("train", "validation", "test", "gallery"),
+        description="splits that make the catalogue, of those that exist; query photos don't",
+    )
+    thumbnail_side: Annotated[int, Field(ge=32, le=512)] = Field(192, description="longest side of a thumbnail, pixels")
+    keep_versions: Positive = Field(3, description="index versions kept beside the live one")
+
+
+class Serve(Section):
+    """The search service."""
+
+    host: str = Field("127.0.0.1", description="address the HTTP proxy listens on; 0.0.0.0: all")
+    port: Annotated[int, Field(ge=0, le=65535)] = Field(8000, description="port the HTTP proxy listens on")
+    shard_replicas: Annotated[int, Field(ge=1, le=16)] = Field(
+        2, description="actors that hold each index shard; 2 or more survive a death"
+    )
+    shard_cpus: Annotated[float, Field(ge=0)] = Field(0.1, description="CPUs a shard actor asks for")
+    shard_threads: Positive = Field(1, description="FAISS threads of a shard actor")
+    ingress_replicas: Positive = Field(1, description="replicas that decode images and merge answers")
+    ingress_cpus: Annotated[float, Field(ge=0)] = Field(0.4, description="CPUs an ingress replica asks for")
+    encoder_replicas: Positive = Field(1, description="replicas that hold the model")
+    encoder_cpus: Annotated[float, Field(ge=0)] = Field(0.4, description="CPUs an encoder replica asks for")
+    encoder_gpus: Annotated[float, Field(ge=0)] = Field(
+        0, description="GPUs an encoder replica asks for; more than 0 runs the model there"
+    )
+    encoder_threads: Positive = Field(1, description="torch threads of an encoder replica")
+    encoder_batch: Positive = Field(32, description="most images of one forward pass")
+    encoder_wait_ms: Annotated[float, Field(ge=0)] = Field(2, description="milliseconds a batch waits for more images")
+    deadline_s: Annotated[float, Field(gt=0)] = Field(
+        10, description="seconds after which a request is answered with what is there"
+    )
+    hedge_s: Annotated[float, Field(gt=0)] = Field(
+        0.5, description="seconds after which a silent shard's other replica is asked too"
+    )
+    max_ongoing: Positive = Field(64, description="requests an ingress replica works on at a time")
+    max_queued: Positive = Field(256, description="requests that wait beyond those; more are answered 503")

@@ -1,0 +1,38 @@
+"""The sections of a job, and of all jobs: what a config file may hold."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from fashion_dml.config.data import Data, Ingest
+from fashion_dml.config.losses import Loss
+from fashion_dml.config.search import Embed, Evaluate, Index, Serve
+from fashion_dml.config.training import Ablate, Cluster, Distill, Model, Specialists
+
+
+class JobSettings(BaseModel):
+    """Base of every job's settings; a subclass names the sections that the job reads."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    workspace: str = Field("workspace", description="directory or URI (s3://, gs://) under which all results go")
+    seed: Annotated[int, Field(ge=0, lt=1 << 63)] = Field(0, description="every random choice derives from it")
+
+
+class Settings(JobSettings):
+    """All sections: what a config file may hold."""
+
+    ingest: Ingest = Ingest()
+    data: Data = Data()
+    model: Model = Model()
+    loss: Loss = Loss()
+    specialists: Specialists = Specialists()
+    distill: Distill = Distill()
+    ablate: Ablate = Ablate()
+    embed: Embed = Embed()
+    evaluate: Evaluate = Evaluate()
+    index: Index = Index()
+    serve: Serve = Serve()
+    cluster: Cluster = Cluster()

