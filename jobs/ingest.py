@@ -76,7 +76,7 @@ def written(
                 )
             except UserError as error:  # as a result: Ray Data would wrap the sentence in tracebacks
                 found = error
-            yield pa.table({"found": [pickle.dumps(found)]})
+            yield pa.table({"found": [pickle.dumps(found)]})  # read by this run alone, as Ray itself carries objects
 
         return write
 
