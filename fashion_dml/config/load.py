@@ -71,7 +71,14 @@ def validate(cls: type[S], values: dict[str, Any]) -> S:
         if first["type"] == "extra_forbidden":
             known = _section_fields(cls, first["loc"][:-1])
             raise UserError(f"There is no setting {where!r}; known here are {', '.join(known)}.") from error
-        raise UserError(f"The setting {where} = {first.get('input')!r} can't be used: {what}.") from error
+        given = first.get("input")
+        if isinstance(given, dict | BaseModel):  # settings that don't go together: what they are stands in the message
+            raise UserError(
+                f"The settings can't be used together: {what}."
+                if not first["loc"]
+                else f"The section {where} can't be used: {what}."
+            ) from error
+        raise UserError(f"The setting {where} = {given!r} can't be used: {what}.") from error
 
 
 def _section_fields(cls: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:

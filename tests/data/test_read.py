@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,12 +19,13 @@ from fashion_dml.data.schema import Dataset
 from fashion_dml.storage import UserError
 
 
-def test_tables_of_a_window_carry_their_place_in_the_plan(small: Dataset) -> None:
+@pytest.mark.parametrize("attributes", [False, True])
+def test_tables_of_a_window_carry_their_place_in_the_plan(small: Dataset, attributes: bool) -> None:
     plan = training_plan(small)
     window = next(plan.windows(1, Cursor(0, 1), 1))
-    tables = list(read_window(plan, window, sources(small)))
+    tables = list(read_window(plan, window, replace(sources(small), attributes=attributes)))
     assert len(tables) == window.batches == 1
-    assert tables[0].schema.names == BATCH.names
+    assert set(tables[0].schema.names) == {*BATCH.names, *(["attributes"] if attributes else [])}
     for name, value in (("epoch", 0), ("step", 1), ("lane", 1), ("size", tables[0].num_rows)):
         assert set(tables[0][name].to_pylist()) == {value}
 
