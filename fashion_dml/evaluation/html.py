@@ -67,6 +67,7 @@ def render(evaluation: Mapping[str, Any], sheets: Sequence[Sheet] = (), *, title
             headline=headline(evaluation),
             compared=list(dict.fromkeys(d["metric"] for d in evaluation["differences"])),
             pairs=pairs(evaluation),
+            attributes=attribute_rows(evaluation),
             plots=plots,
             sheets=by_model(sheets),
             script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
@@ -102,6 +103,18 @@ def pairs(evaluation: Mapping[str, Any]) -> list[dict[str, Any]]:
         told_apart = d["value"] is not None and not d["low"] <= 0 <= d["high"]
         row["cells"][d["metric"]] = {**d, "told_apart": told_apart}
     return list(found.values())
+
+
+def attribute_rows(evaluation: Mapping[str, Any], metric: str = "R@1") -> list[dict[str, Any]]:
+    """One row per attribute value, cells by model, on separate indexes, which every model has; columns in their order."""
+    found: dict[str, dict[str, Any]] = {}
+    for model, by in evaluation["models"].items():
+        for word, values in by.get("separate", {}).get("attributes", {}).items():
+            column, _, value = word.partition("=")
+            row = found.setdefault(word, {"column": column, "value": value, "queries": values["queries"], "cells": {}})
+            row["cells"][model] = values[metric]
+    columns = list(dict.fromkeys(row["column"] for row in found.values()))
+    return sorted(found.values(), key=lambda row: (columns.index(row["column"]), -row["queries"]))
 
 
 def by_model(sheets: Sequence[Sheet]) -> dict[str, list[Sheet]]:

@@ -3,9 +3,11 @@ import copy
 import re
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 
-from fashion_dml.evaluation.html import pairs, percent, points, render, rows
+from fashion_dml.evaluation.html import attribute_rows, pairs, percent, points, render, rows
+from fashion_dml.evaluation.report import build
 from fashion_dml.evaluation.sheets import Sheet, Tile
 
 EVIL = '"><script>alert(1)</script><img src=x onerror=alert(2)>'
@@ -103,3 +105,17 @@ def test_pairs_say_what_can_be_told_apart(evaluation):
 
 def test_formats():
     assert (percent(0.7134), percent(None), points(0.013), points(-0.013), points(None)) == ("71.3", "–", "+1.3", "−1.3", "–")
+
+
+def test_attribute_values_are_rows(results):
+    ids = results["unified"][0].query_ids
+    signs = {i: np.array([1 if "bags" in i else -1, 1 if "dresses" in i else -1, 1], np.int8) for i in ids}
+    found = build(results, {}, resamples=20, attributes=(["kind=bag", f"kind={EVIL}", "new=yes"], signs))
+    page = render(found)
+    assert "R@1 of the queries that have each of 3 attribute values" in page
+    assert '<th scope="row">bag</th><td>36</td>' in page
+    assert EVIL not in page
+    table = attribute_rows(found)
+    assert [(r["column"], r["queries"]) for r in table] == [("kind", 36), ("kind", 36), ("new", 108)]
+    assert table[0]["cells"]["unified"] == found["models"]["unified"]["separate"]["verticals"]["bags"]["R@1"]
+    assert "By attribute" not in render(build(results, {}, resamples=20))
