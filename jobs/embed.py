@@ -39,7 +39,7 @@ def embed(settings: EmbedSettings) -> list[Teacher]:
             raise UserError(
                 f"The specialist {assignment.name!r} isn't trained with these settings: run `python -m jobs.train_specialists` first."
             )
-        requests.append(EmbedRequest(str(directory), dataset.parts("train", list(assignment.verticals))))
+        requests.append(EmbedRequest(str(directory), dataset.parts("train", list(assignment.verticals)), settings.embed.mirror))
         chosen += [(vertical, assignment.name, directory) for vertical in assignment.verticals]
     connect()
     found = ensure_embeddings(workspace, dataset, requests, settings.embed, settings.cluster, settings.data)
@@ -47,7 +47,15 @@ def embed(settings: EmbedSettings) -> list[Teacher]:
     for vertical, name, directory in sorted(chosen, key=lambda c: c[0]):
         manifest = require_manifest(directory, made_by="python -m jobs.train_specialists")
         teachers.append(
-            Teacher(vertical, name, str(directory), manifest["sha256"], str(found[str(directory)]), manifest["dim"])
+            Teacher(
+                vertical,
+                name,
+                str(directory),
+                manifest["sha256"],
+                str(found[str(directory)]),
+                manifest["dim"],
+                settings.embed.mirror,
+            )
         )
     known = read_manifest(workspace / "teachers")
     if (

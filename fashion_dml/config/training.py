@@ -47,6 +47,9 @@ class Optim(Section):
     weight_decay: Annotated[float, Field(ge=0)] = Field(1e-4, description="decoupled, on weight matrices only")
     warmup: Share = Field(0.1, description="share of the steps with rising learning rate; then cosine to zero")
     clip: Annotated[float, Field(gt=0)] = Field(5.0, description="largest norm of the gradient")
+    average: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.0, description="decay of a moving average of the weights, which is then what is validated and kept; 0: none"
+    )
     amp: Literal["auto", "off", "bf16"] = Field("auto", description="mixed precision; auto: bf16 on a GPU that has it")
     compile: bool = Field(False, description="torch.compile the trunk")
 
@@ -76,11 +79,27 @@ class Specialists(Section):
     joint: bool = Field(
         True, description="also train one model on all verticals, for as many steps as all specialists together"
     )
+    joint_steps: Annotated[int, Field(ge=0)] = Field(
+        0, description="steps of the joint model; 0: as many images as all specialists together"
+    )
+    start: Literal["initial", "joint"] = Field(
+        "initial",
+        description="where specialists start; initial: the pretrained trunk; joint: the joint model, trained before them",
+    )
+    start_rate: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.3, description="learning rate of specialists that start from the joint model, over optim.learning_rate"
+    )
     validate_every: Positive = Field(50, description="steps between validations")
     checkpoint_every: Positive = Field(50, description="steps between checkpoints")
     keep: Literal["best", "last"] = Field("last", description="which checkpoint the later stages use")
     optim: Optim = Optim()
     augment: Augment = Augment()
+
+    @model_validator(mode="after")
+    def _start(self) -> Specialists:
+        if self.start == "joint" and not self.joint:
+            raise ValueError("start = joint needs the joint model; set joint = true")
+        return self
 
 
 class Distill(Section):
@@ -89,6 +108,9 @@ class Distill(Section):
     loss: Literal["l2", "cosine", "relational", "l2+relational", "projection"] = Field(
         "l2",
         description="distance to the teacher's embedding; relational and projection (a learned map) take teachers of other dimensions",
+    )
+    start: Literal["initial", "joint"] = Field(
+        "initial", description="where the student starts; initial: the pretrained trunk; joint: the joint model"
     )
     steps: Annotated[int, Field(ge=0)] = Field(0, description="steps; 0: as many images as all specialists together")
     images_per_batch: Annotated[int, Field(ge=2)] = Field(32, description="images of a lane's batch")

@@ -27,10 +27,14 @@ KEPT_MODELS = 2  # an actor's files come sorted by model, so it seldom goes back
 
 @dataclass(frozen=True)
 class EmbedRequest:
-    """Files of a dataset to embed with a model: a directory, `timm:NAME` or `color-histogram`."""
+    """Files of a dataset to embed with a model: a directory, `timm:NAME` or `color-histogram`.
+
+    mirror: each embedding is the mean of the image's and its mirror image's.
+    """
 
     model: str
     parts: list[Part]
+    mirror: bool = False
 
 
 def ensure_embeddings(
@@ -48,13 +52,17 @@ def ensure_embeddings(
     data = data or Data()
     home = workspace / "embeddings"
     stamp = manifest_sha256(dataset.location)[:16]
-    found = {r.model: home / f"{stamp}-{model_version(r.model, data.height, data.width)[:16]}" for r in requests}
+    found = {
+        r.model: home / f"{stamp}-{model_version(r.model, data.height, data.width)[:16]}{'-mirror' if r.mirror else ''}"
+        for r in requests
+    }
     work = [
         {
             "model": r.model,
             "images": str(dataset.images_file(p)),
             "output": str(found[r.model] / p.relative),
             "size": [data.height, data.width],
+            "mirror": r.mirror,
         }
         for r in sorted(requests, key=lambda r: r.model)
         for p in r.parts
@@ -103,7 +111,9 @@ class EmbedActor:
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         height, width = (int(v) for v in row["size"])
         encoder = self._encoder(str(row["model"]), height, width)
-        rows = embed_file(encoder, Location.of(str(row["images"])), Location.of(str(row["output"])), self._batch)
+        rows = embed_file(
+            encoder, Location.of(str(row["images"])), Location.of(str(row["output"])), self._batch, bool(row["mirror"])
+        )
         return {"output": row["output"], "rows": rows}
 
     def _encoder(self, model: str, height: int, width: int) -> Encoder:
@@ -115,14 +125,15 @@ class EmbedActor:
         return self._models[model]
 
 
-def embed_file(encoder: Encoder, images: Location, output: Location, batch_images: int) -> int:
+def embed_file(encoder: Encoder, images: Location, output: Location, batch_images: int, mirror: bool = False) -> int:
     """Embed one images file; returns its rows. Memory: the images of one forward pass and one row group."""
     schema = embeddings_schema(encoder.dim)
     rows = 0
     with images.open_input() as source, output.writing() as sink, pq.ParquetWriter(sink, schema, compression="none") as writer:
         for groups in _forward_groups(pq.ParquetFile(source), batch_images):
             data = [value.as_py() for g in groups for value in g["image"]]
-            vectors = np.concatenate([encoder.encode(data[i : i + batch_images]) for i in range(0, len(data), batch_images)])
+            passes = [data[i : i + batch_images] for i in range(0, len(data), batch_images)]
+            vectors = np.concatenate([encoder.encode(part, mirror=mirror) for part in passes])
             start = 0
             for g in groups:
                 part = vectors[start : start + g.num_rows]

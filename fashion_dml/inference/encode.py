@@ -43,18 +43,20 @@ class Encoder:
         return decode(data, self.height, self.width)
 
     @torch.inference_mode()
-    def embed(self, pixels: np.ndarray) -> np.ndarray:
-        """uint8 [B, H, W, 3] to unit embeddings, float32 [B, D]."""
+    def embed(self, pixels: np.ndarray, *, mirror: bool = False) -> np.ndarray:
+        """uint8 [B, H, W, 3] to unit embeddings, float32 [B, D]; mirror: the mean of each image's and its mirror image's."""
         if self._module is None:
-            return color_histogram(pixels)
+            return color_histogram(pixels)  # the same of a mirror image
         images = torch.from_numpy(pixels).to(self.device).permute(0, 3, 1, 2)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
-            found = self._module(images)
-        return np.ascontiguousarray(torch.nn.functional.normalize(found.float(), dim=1).cpu().numpy())
+            found = self._module(images).float()
+            if mirror:
+                found += self._module(images.flip(3)).float()
+        return np.ascontiguousarray(torch.nn.functional.normalize(found, dim=1).cpu().numpy())
 
-    def encode(self, images: list[bytes]) -> np.ndarray:
-        """Encoded images to unit embeddings, float32 [B, D]. Raises UnreadableImage."""
-        return self.embed(np.stack([self.pixels(data) for data in images]))
+    def encode(self, images: list[bytes], *, mirror: bool = False) -> np.ndarray:
+        """Encoded images to unit embeddings as `embed`, float32 [B, D]. Raises UnreadableImage."""
+        return self.embed(np.stack([self.pixels(data) for data in images]), mirror=mirror)
 
 
 @lru_cache(maxsize=64)

@@ -94,23 +94,24 @@ class GranularityLoss(MetricLoss):
         self, s: Tensor, rows: slice, pairs: Pairs, share: list[Tensor], alike: Callable[[slice], Tensor] | None
     ) -> tuple[tuple[Tensor, ...], Tensor]:
         form, slope, push = self.settings.form, self.settings.slope, self.settings.negative_weight * self.settings.slope
-        g = None if alike is None else alike(rows)
-        pull_weight = pairs.valid[rows].to(s.dtype) * share[0]
+        centre = self.settings.centre
+        z = s.gather(1, pairs.positive[rows]).sub_(centre).mul_(-slope)
+        soft = s.sub(centre).mul_(-slope) if form == "C" else None
+        pushed, gradient = softplus(s.sub_(centre).mul_(push), push * (1 - centre))
+        g = None if alike is None else alike(rows)  # only now: it needs no room beside what softplus takes
+        pull_weight = pairs.valid[rows].to(z.dtype) * share[0]
         if form == "B" and g is not None:
             pull_weight *= 1 + g.gather(1, pairs.positive[rows])
-        z = -slope * (s.gather(1, pairs.positive[rows]) - self.settings.centre)
         total = (pull_weight * F.softplus(z, threshold=40)).sum()
         pull = pull_weight.mul_(z.sigmoid_()).mul_(-slope)  # d total / d S of the positives
         # The row's own group is weighed by 0 rather than left out; NaN stays NaN.
-        weight = torch.ones_like(s) if g is None else (1 - g if form == "C" else g.neg_().add_(1))
+        weight = torch.ones_like(pushed) if g is None else torch.rsub(g, 1) if form == "C" else g.neg_().add_(1)
         weight.scatter_(1, pairs.group[rows], 0)
-        soft = s.sub(self.settings.centre).mul_(-slope) if form == "C" else None
-        pushed, gradient = softplus(s.sub_(self.settings.centre).mul_(push), push * (1 - self.settings.centre))
         lost = torch.dot(weight.flatten(), pushed.flatten())
-        gradient *= weight.mul_(push * share[1])
+        gradient.mul_(weight).mul_(push * share[1])
         if soft is not None and g is not None:
             g.scatter_(1, pairs.group[rows], 0)
-            pulled, back = softplus(soft, slope * (1 + self.settings.centre))
+            pulled, back = softplus(soft, slope * (1 + centre))
             lost += torch.dot(g.flatten(), pulled.flatten())
             gradient -= back.mul_(g.mul_(slope * share[1]))
         gradient.scatter_add_(1, pairs.positive[rows], pull)

@@ -16,6 +16,17 @@ from fashion_dml.training.loop import Recipe
 
 JOINT = "joint"
 INITIAL = "initial"
+FROM_JOINT = f"{JOINT}/model"
+NO_PART_OF_A_KEY = {
+    "groups",
+    "joint",
+    "joint_steps",
+    "start",
+    "start_rate",
+    "epochs",
+    "min_steps",
+    "max_steps",
+}  # of one training
 
 
 class TrainSettings(JobSettings):
@@ -31,6 +42,8 @@ class TrainSettings(JobSettings):
     def _lanes(self) -> TrainSettings:
         if self.cluster.team > self.data.lanes:
             raise ValueError(lanes_short("cluster.team", self.cluster.team, self.data.lanes))
+        if self.specialists.start == "joint" and self.cluster.most > self.data.lanes:
+            raise ValueError(lanes_short("cluster.workers", self.cluster.most, self.data.lanes))
         return self
 
 
@@ -106,24 +119,34 @@ def plan_for(dataset: Dataset, verticals: tuple[str, ...], settings: TrainSettin
 
 
 def assignments(dataset: Dataset, settings: TrainSettings, *, joint: bool) -> list[Assignment]:
-    """All trainings, longest first. The joint model sees as many images as all specialists together."""
+    """All trainings, longest first; with or without the joint model.
+
+    That sees as many images as all specialists together, unless `specialists.joint_steps` says otherwise. Specialists
+    that start from it depend on it.
+    """
     s = settings.specialists
     inputs = {"dataset": manifest_sha256(dataset.location)}
-
-    def make(name: str, verticals: tuple[str, ...], steps: int, images: int) -> Assignment:
-        return Assignment(recipe_of(name, verticals, steps, settings, inputs), verticals, images, settings)
-
-    made = []
+    sized = []
     for name, verticals in groups_of(dataset, s).items():
         plan = plan_for(dataset, verticals, settings)
         steps = min(s.max_steps, max(s.min_steps, round(s.epochs * plan.steps(0))))
-        made.append(make(name, verticals, steps, steps * plan.images_per_step(0)))
-    if joint:
+        sized.append((name, verticals, steps, steps * plan.images_per_step(0)))
+    total = sum(images for *_, images in sized)
+    made = []
+    if joint or s.start == "joint":
         verticals = tuple(dataset.verticals("train"))
-        plan = plan_for(dataset, verticals, settings)
-        total = sum(a.images for a in made)
-        made.append(make(JOINT, verticals, max(1, round(total / plan.images_per_step(0))), total))
-    return sorted(made, key=lambda a: (-a.images, a.name))
+        per_step = plan_for(dataset, verticals, settings).images_per_step(0)
+        steps = s.joint_steps or max(1, round(total / per_step))
+        images = steps * per_step if s.joint_steps else total
+        made.append(Assignment(recipe_of(JOINT, verticals, steps, settings, inputs), verticals, images, settings))
+    initial, theirs = INITIAL, settings
+    if s.start == "joint":
+        inputs, initial = {**inputs, JOINT: made[0].recipe.key}, FROM_JOINT
+        slower = s.optim.model_copy(update={"learning_rate": s.optim.learning_rate * s.start_rate})
+        theirs = settings.model_copy(update={"specialists": s.model_copy(update={"optim": slower})})
+    for name, verticals, steps, images in sized:
+        made.append(Assignment(recipe_of(name, verticals, steps, theirs, inputs), verticals, images, theirs, initial))
+    return sorted((a for a in made if joint or a.name != JOINT), key=lambda a: (-a.images, a.name))
 
 
 def recipe_of(name: str, verticals: tuple[str, ...], steps: int, settings: TrainSettings, inputs: dict[str, str]) -> Recipe:
@@ -132,7 +155,7 @@ def recipe_of(name: str, verticals: tuple[str, ...], steps: int, settings: Train
     config = {
         "data": settings.data.model_dump(mode="json", include={"height", "width", "lanes", "window_images"}), "seed": settings.seed,
         "model": settings.model.model_dump(mode="json"), "loss": settings.loss.model_dump(mode="json"),
-        "specialists": s.model_dump(mode="json", exclude={"groups", "joint", "epochs", "min_steps", "max_steps"}),
+        "specialists": s.model_dump(mode="json", exclude=NO_PART_OF_A_KEY),
         "verticals": list(verticals), "steps": steps,
     }  # fmt: skip
     return Recipe(

@@ -29,6 +29,7 @@ class Progress:
     validations: list[dict[str, Any]] = field(default_factory=list)
     curve: dict[str, torch.Tensor] | None = None
     near: dict[str, torch.Tensor] | None = None
+    average: dict[str, torch.Tensor] | None = None
 
 
 def _slots(directory: Location) -> list[Location]:

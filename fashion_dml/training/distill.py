@@ -17,8 +17,8 @@ from fashion_dml.data.plan import Plan, PlanSettings
 from fashion_dml.data.read import Sources
 from fashion_dml.data.schema import Dataset
 from fashion_dml.models.store import load_model
-from fashion_dml.storage import Location, UserError, sha256_json
-from fashion_dml.training.assignments import INITIAL, TrainSettings, assignments, check_weights, lanes_short
+from fashion_dml.storage import Location, UserError, require_manifest, sha256_json
+from fashion_dml.training.assignments import FROM_JOINT, INITIAL, JOINT, TrainSettings, assignments, check_weights, lanes_short
 from fashion_dml.training.loop import Recipe, finished, train
 from fashion_dml.training.specialists import Queue, start_together
 from fashion_dml.training.start import trainable
@@ -63,15 +63,32 @@ def recipe_for(dataset: Dataset, teachers: dict[str, Teacher], settings: Distill
     if not steps:
         total = sum(a.images for a in assignments(dataset, settings, joint=False))
         steps = max(1, round(total / distill_plan(dataset, settings).images_per_step(0)))
+    inputs = {v: t.sha256 for v, t in sorted(teachers.items())}
+    if d.start == "joint":
+        inputs[JOINT] = joint_start(Location.of(settings.workspace), settings)
     config = {
         "distill": {**d.model_dump(mode="json"), "steps": steps}, "model": settings.model.model_dump(mode="json"), "seed": settings.seed,
         "data": settings.data.model_dump(mode="json", include={"height", "width", "lanes", "window_images"}),
+        "mirror": sorted(v for v, t in teachers.items() if t.mirror),
     }  # fmt: skip
-    inputs = {v: t.sha256 for v, t in sorted(teachers.items())}
     return Recipe(
         UNIFIED, steps, settings.seed, d.optim, d.augment, settings.data, d.validate_every, d.checkpoint_every, d.keep,
         sha256_json([config, inputs]), config, inputs,
     )  # fmt: skip
+
+
+def joint_start(workspace: Location, settings: DistillSettings) -> str:
+    """The sha256 of the joint model, where the student starts. Raises UserError if it isn't there or is another architecture."""
+    directory = workspace / "specialists" / FROM_JOINT
+    manifest = require_manifest(directory, made_by="python -m jobs.train_specialists")
+    theirs = load_model(directory).module.settings
+    for name in ("trunk", "dim", "taps"):
+        if getattr(theirs, name) != getattr(settings.model, name):
+            raise UserError(
+                f"distill.start = joint, but the joint model has model.{name} = {getattr(theirs, name)} and the student "
+                f"{getattr(settings.model, name)}; make them equal or use distill.start = initial."
+            )
+    return str(manifest["sha256"])
 
 
 def run(settings: DistillSettings, watch: Callable[[Any, threading.Event], None]) -> dict[str, Any]:
@@ -116,12 +133,13 @@ def _worker(config: dict[str, Any]) -> None:
     dataset = Dataset.open(workspace / "dataset")
     team = join_team(settings.cluster, ray.train.get_context().get_world_size())
     assert team is not None
-    start_together(dataset, workspace / "specialists", {INITIAL: settings}, team.rank, queue)
+    start = FROM_JOINT if settings.distill.start == "joint" else INITIAL
+    start_together(dataset, workspace / "specialists", {INITIAL: settings} if start == INITIAL else {}, team.rank, queue)
     if ray.get(queue.state.remote())[1]:
         return
     teachers = read_teachers(workspace, dataset.verticals("train"))
     torch.manual_seed(settings.seed)
-    embedder = trainable(load_model(workspace / "specialists" / INITIAL).module, settings.model)
+    embedder = trainable(load_model(workspace / "specialists" / start).module, settings.model)
     (dim,) = {t.dim for t in teachers.values()}
     task = DistillTask(embedder, settings.distill.loss, team.group, teacher_dim=dim)
     sources = Sources(str(dataset.location / "images"), "train", {v: t.embeddings for v, t in teachers.items()})

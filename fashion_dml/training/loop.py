@@ -24,6 +24,7 @@ from fashion_dml.models.embedder import Embedder
 from fashion_dml.models.store import load_model, save_model
 from fashion_dml.storage import Location, UserError, read_manifest
 from fashion_dml.training import checkpoint
+from fashion_dml.training.average import Average
 from fashion_dml.training.board import Board
 from fashion_dml.training.checkpoint import Progress
 from fashion_dml.training.curve import FILE, Curve
@@ -94,6 +95,11 @@ def train(
     progress = checkpoint.load(output / "last", embedder, task.loss, optimizer, recipe.key) or Progress()
     if embedder.settings.batch_norm == "live" and team.group is not None and device.type == "cuda":
         convert_sync_batchnorm(embedder.trunk, team.group)  # timm's: torch's would drop the activation in its norm layers
+    average = None
+    if recipe.optim.average and team.rank == 0:  # the others' weights are the same
+        average = Average(embedder, recipe.optim.average, progress.average)
+        progress.average = average.embedder.state_dict()
+    chosen = embedder if average is None else average.embedder
     if recipe.optim.compile:
         embedder.trunk.compile()
     module: nn.Module = task
@@ -118,6 +124,8 @@ def train(
         torch.nn.utils.clip_grad_norm_(task.parameters(), recipe.optim.clip)
         optimizer.step()
         progress.step += 1
+        if average is not None:
+            average.update(embedder, progress.step)
         curve.add(parts["loss"], batch, stats.last_wait)
         last = progress.step == recipe.steps
         validates, saves = (progress.step % every == 0 or last for every in (recipe.validate_every, recipe.checkpoint_every))
@@ -133,7 +141,7 @@ def train(
                 report(_told(recipe, progress) | {"loss": values["loss"]})
                 board.step(values, optimizer.param_groups[0]["lr"], stats.last_wait, progress.step)
         if validates:
-            _validate(recipe, embedder, validation, output, team, progress, board)
+            _validate(recipe, chosen, validation, output, team, progress, board)
         if saves and team.rank == 0:
             checkpoint.save(output / "last", embedder, task.loss, optimizer, progress, recipe.key)
             if board is not None:
@@ -141,7 +149,7 @@ def train(
     if board is not None:
         board.close()
     if team.rank == 0:
-        _publish(recipe, embedder, output, progress, curve, stats)
+        _publish(recipe, chosen, output, progress, curve, stats)
         report(_told(recipe, progress) | {"done": True, "seconds": progress.seconds})
     if team.group is not None:
         dist.barrier(team.group)

@@ -20,7 +20,7 @@ from fashion_dml.data.schema import Dataset
 from fashion_dml.models.embedder import Embedder
 from fashion_dml.models.store import load_model
 from fashion_dml.storage import Location, UserError
-from fashion_dml.training.assignments import INITIAL, Assignment, TrainSettings, assignments, plan_for
+from fashion_dml.training.assignments import FROM_JOINT, INITIAL, JOINT, Assignment, TrainSettings, assignments, plan_for
 from fashion_dml.training.loop import Team, finished, train
 from fashion_dml.training.start import initial_model, metric_task, trainable
 from fashion_dml.training.validation import Validation
@@ -65,30 +65,35 @@ def run(settings: TrainSettings, watch: Callable[[Any, threading.Event], None]) 
     """Train what isn't finished; returns the failures by name. `watch(queue, stop)` runs in a thread meanwhile."""
     workspace = Location.of(settings.workspace)
     dataset = Dataset.open(workspace / "dataset")
-    todo = assignments(dataset, settings, joint=settings.specialists.joint)
-    return train_all(todo, settings, dataset, workspace / "specialists", watch)
+    todo, home = assignments(dataset, settings, joint=settings.specialists.joint), workspace / "specialists"
+    if settings.specialists.start == "joint":
+        joint = [a for a in todo if a.name == JOINT]
+        if failures := train_all(joint, settings, dataset, home, watch, together=True):
+            return failures
+    return train_all(todo, settings, dataset, home, watch)
 
 
 def train_all(
-    todo: list[Assignment], settings: TrainSettings, dataset: Dataset, home: Location, watch: Callable[[Any, threading.Event], None]
+    todo: list[Assignment], settings: TrainSettings, dataset: Dataset, home: Location, watch: Callable[[Any, threading.Event], None],
+    *, together: bool = False,
 ) -> dict[str, str]:  # fmt: skip
     """One Ray Train run of teams over the assignments that aren't finished under `home`; the failures by name.
 
-    settings: those of the run as a whole, its cluster section above all.
+    settings: those of the run as a whole, its cluster section above all. together: all workers are one team.
     """
     todo = [a for a in todo if finished(home / a.name, a.recipe.key) is None]
     if not todo:
         return {}
     for i, assignment in enumerate(todo):
         if assignment.settings not in [a.settings for a in todo[:i]]:  # specialists share theirs, and a model takes a while
-            check(assignment, dataset)
+            check(assignment, dataset, settings.cluster.most if together else settings.cluster.team)
     queue = Queue.remote([a.name for a in todo])  # type: ignore[attr-defined]
     stop = threading.Event()
     watcher = threading.Thread(target=watch, args=(queue, stop), daemon=True)
     watcher.start()
     try:
-        fit(_worker, {"todo": todo, "cluster": settings.cluster, "dataset": str(dataset.location), "home": str(home), "queue": queue},
-            settings.cluster, name="specialists")  # fmt: skip
+        fit(_worker, {"todo": todo, "cluster": settings.cluster, "dataset": str(dataset.location), "home": str(home), "queue": queue,
+             "together": together}, settings.cluster, name="specialists")  # fmt: skip
     finally:
         stop.set()
         watcher.join()
@@ -98,10 +103,10 @@ def train_all(
     return {name: failure for name, failure in ended.items() if failure is not None}
 
 
-def check(assignment: Assignment, dataset: Dataset) -> None:
-    """Raise UserError, before any worker starts, where loss, model and dataset don't fit."""
+def check(assignment: Assignment, dataset: Dataset, team: int) -> None:
+    """Raise UserError, before any worker starts, where loss, model, dataset and a team of so many workers don't fit."""
     settings = assignment.settings
-    check_norms(settings.model, settings.cluster, settings.cluster.team)
+    check_norms(settings.model, settings.cluster, team)
     model = settings.model.model_copy(update={"weights": "none"})
     metric_task(Embedder(model, settings.data.height, settings.data.width), dataset, assignment.verticals, settings)
 
@@ -111,11 +116,12 @@ def _worker(config: dict[str, Any]) -> None:
     todo: list[Assignment] = config["todo"]
     cluster, queue = config["cluster"], config["queue"]
     home, dataset = Location.of(config["home"]), Dataset.open(config["dataset"])
-    world = ray.train.get_context().get_world_rank()
-    team = join_team(cluster, cluster.team)
+    context = ray.train.get_context()
+    world = context.get_world_rank()
+    team = join_team(cluster, context.get_world_size() if config["together"] else cluster.team)
     if world == 0:
         ray.get(queue.restart.remote())
-    start_together(dataset, home, {a.initial: a.settings for a in todo}, world, queue)
+    start_together(dataset, home, {a.initial: a.settings for a in todo if a.initial != FROM_JOINT}, world, queue)
     if team is None:
         return
     by_name = {a.name: a for a in todo}

@@ -10,7 +10,10 @@ from fashion_dml.storage import Location, UserError, manifest_sha256, require_ma
 
 @dataclass(frozen=True)
 class Teacher:
-    """The specialist of a vertical. `embeddings` holds its embeddings of the vertical's training images."""
+    """The specialist of a vertical. `embeddings` holds its embeddings of the vertical's training images.
+
+    mirror: each is the mean of the image's and its mirror image's.
+    """
 
     vertical: str
     specialist: str
@@ -18,6 +21,7 @@ class Teacher:
     sha256: str
     embeddings: str
     dim: int
+    mirror: bool = False
 
 
 def write_teachers(workspace: Location, teachers: list[Teacher], config: Any, seconds: float) -> None:

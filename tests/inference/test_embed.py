@@ -67,7 +67,7 @@ def test_an_actor_keeps_the_models_it_used_last(small: Dataset, tmp_path: Path) 
     torch.set_num_threads(threads)
     part = small.parts("train")[0]
     models = [model_directory(tmp_path / f"model{i}", i) for i in range(3)]
-    row = {"images": str(small.images_file(part)), "size": np.array([32, 32])}
+    row = {"images": str(small.images_file(part)), "size": np.array([32, 32]), "mirror": False}
     for i, model in enumerate([models[0], models[1], models[0], models[2], models[0]]):
         actor({**row, "model": model, "output": str(tmp_path / f"{i}.parquet")})
     assert list(actor._models) == [models[2], models[0]]
@@ -83,7 +83,7 @@ def test_only_what_is_missing_is_made(ray_local: str, small: Dataset, tmp_path: 
     workspace = Location.of(tmp_path)
     one, two = (model_directory(tmp_path / f"model{i}", i) for i in (0, 1))
     train, test = small.parts("train"), small.parts("test")
-    requests = [EmbedRequest(one, train + test), EmbedRequest(two, test), EmbedRequest("color-histogram", test)]
+    requests = [EmbedRequest(one, train + test), EmbedRequest(two, test, mirror=True), EmbedRequest("color-histogram", test)]
 
     def made() -> dict[str, int]:
         found = ensure_embeddings(
@@ -98,9 +98,10 @@ def test_only_what_is_missing_is_made(ray_local: str, small: Dataset, tmp_path: 
 
     first = made()
     encoder = Encoder(two)
-    directory = next(Path(f).parents[2] for f in first if Path(f).parents[2].name.endswith(encoder.sha256[:16]))
+    directory = next(Path(f).parents[2] for f in first if Path(f).parents[2].name.endswith(f"{encoder.sha256[:16]}-mirror"))
     images = pq.read_table(small.images_file(test[0]).path, columns=["image"])["image"].to_pylist()
-    np.testing.assert_allclose(read_embeddings(Location.of(directory), test[0])[1], encoder.encode(images), atol=1e-5)
+    expected = encoder.encode(images, mirror=True)
+    np.testing.assert_allclose(read_embeddings(Location.of(directory), test[0])[1], expected, atol=1e-5)
     assert made() == first
     lost = sorted(first)[1]
     Path(lost).unlink()

@@ -47,6 +47,17 @@ def test_vectors_are_those_of_the_module(model: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["model", "color-histogram"])
+def test_mirror_takes_both_sides_of_a_photo(name: str, model: str) -> None:
+    encoder = Encoder(model if name == "model" else name, height=48, width=32)
+    pixels = np.stack([decode(d, 48, 32) for d in photos(3)])
+    turned = np.ascontiguousarray(pixels[:, :, ::-1])
+    both = encoder.embed(pixels) + encoder.embed(turned)
+    found = encoder.embed(pixels, mirror=True)
+    np.testing.assert_allclose(found, both / np.linalg.norm(both, axis=1, keepdims=True), atol=1e-5)
+    np.testing.assert_allclose(encoder.embed(turned, mirror=True), found, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["model", "color-histogram"])
 def test_a_vector_does_not_depend_on_its_company(name: str, model: str) -> None:
     encoder = Encoder(model if name == "model" else name, height=48, width=32)
     data = photos(9)

@@ -83,13 +83,15 @@ def test_the_whole_loop(ray_local: str, tmp_path: Path) -> None:
     pipeline(settings)
     assert changed(first, files(tmp_path)) == set()
 
-    pipeline(settings.model_copy(update={"distill": settings.distill.model_copy(update={"steps": 4})}))
+    pipeline(settings.model_copy(update={"distill": settings.distill.model_copy(update={"steps": 4, "start": "joint"})}))
     second = files(tmp_path)
     assert changed(first, second) == {"unified", "embeddings", "reports", "index"}
     kept = {name for name in first if name.split("/")[0] in ("embeddings", "index") and not name.endswith("CURRENT")}
     assert all(second[name] == first[name] for name in kept)  # new files beside the old ones
     assert len(list((tmp_path / "index" / "versions").iterdir())) == 2
-    assert read(tmp_path, "unified/model/manifest.json")["steps"] == 4
+    student = read(tmp_path, "unified/model/manifest.json")
+    assert student["steps"] == 4
+    assert student["inputs"]["joint"] == read(tmp_path, "specialists/joint/model/manifest.json")["sha256"]
 
 
 def test_unknown_stage(tmp_path: Path) -> None:

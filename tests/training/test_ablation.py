@@ -30,7 +30,7 @@ def test_every_rung_sees_as_many_images_and_can_be_trained(method: str, small: D
     assert {a.settings.seed for a in found.values()} == {0, 1}
     assert len({a.settings.model.dim for a in found.values()}) == 1
     for rung in ladder.rungs:
-        check(found[rung.name, 0], small)
+        check(found[rung.name, 0], small, team=1)
 
 
 @pytest.mark.parametrize("method", LADDERS)

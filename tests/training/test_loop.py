@@ -63,13 +63,14 @@ METHODS: dict[str, dict[str, Any]] = {
     "attributes": {"loss": Loss(name="granularity", granularity=Granularity(form="A", g="shuffled"))},
     "cascade": {"loss": Loss(name="cascade"), "model": {"taps": (2, 3), "dim": 24}},
     "memory": {"loss": Loss(name="focus_ranking", memory=Memory(size=16))},
+    "averaged": {},
 }
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_any_method_goes_on_bit_for_bit(method: str, small: Dataset, tmp_path: Path) -> None:
-    """Proxies, where products were near when the stream began, the memory's embeddings: all of it is in the checkpoint."""
-    made = recipe(refresh=4)
+    """Proxies, where products were near when the stream began, the memory's embeddings, averages: all is in the checkpoint."""
+    made = recipe(refresh=4, optim=Optim(learning_rate=1e-3, average=0.9 if method == "averaged" else 0))
     run_training(small, tmp_path / "undisturbed", made, **METHODS[method])
     with pytest.raises(Interrupted):
         run_training(small, tmp_path / "cut", made, die_in_step=8, **METHODS[method])

@@ -12,13 +12,13 @@ import torch
 from drawn import small_dataset
 from train_helpers import DATA, MODEL
 
-from fashion_dml.config import Cluster, Model, Specialists, validate
+from fashion_dml.config import Cluster, Model, Optim, Specialists, validate
 from fashion_dml.data.schema import Dataset
 from fashion_dml.models.store import load_model
 from fashion_dml.storage import Location, UserError
-from fashion_dml.training.assignments import TrainSettings, assignments, groups_of, plan_for
+from fashion_dml.training.assignments import Assignment, TrainSettings, assignments, groups_of, plan_for
 from fashion_dml.training.distill import DistillSettings
-from fashion_dml.training.specialists import Queue
+from fashion_dml.training.specialists import Queue, run
 from fashion_dml.training.start import initial_model, trainable
 from fashion_dml.training.workers import check_norms, preflight
 
@@ -95,6 +95,40 @@ def test_a_key_changes_with_what_the_training_depends_on(small: Dataset) -> None
     ]  # fmt: skip
     for change in changes:
         assert not set(keys(base.model_copy(update=change)).values()) & set(first.values())
+
+
+def test_specialists_that_start_from_the_joint_model_depend_on_it(small: Dataset, names: tuple[str, str]) -> None:
+    def made(joint: bool = True, **chosen: Any) -> dict[str, Assignment]:
+        return {a.name: a for a in assignments(small, settings(start="joint", joint_steps=7, **chosen), joint=joint)}
+
+    found = made()
+    assert found["joint"].recipe.steps == 7
+    assert found["joint"].images == 7 * plan_for(small, names, settings()).images_per_step(0)
+    rate = settings().specialists.optim.learning_rate
+    for name in names:
+        assert (found["joint"].initial, found[name].initial) == ("initial", "joint/model")
+        assert found[name].recipe.inputs["joint"] == found["joint"].recipe.key
+        assert (found["joint"].recipe.optim.learning_rate, found[name].recipe.optim.learning_rate) == (rate, rate * 0.3)
+    assert {n: a.recipe.key for n, a in made(joint=False).items()} == {n: found[n].recipe.key for n in names}
+    longer = {a.name: a.recipe.key for a in assignments(small, settings(start="joint", joint_steps=8), joint=True)}
+    assert not set(longer.values()) & {a.recipe.key for a in found.values()}
+    apart = {a.name: a.recipe.key for a in assignments(small, settings(joint_steps=7), joint=True)}
+    assert apart["joint"] == found["joint"].recipe.key
+    assert apart[names[0]] != found[names[0]].recipe.key
+
+
+@pytest.mark.cluster
+def test_specialists_start_where_the_joint_model_ended(tmp_path: Path, ray_local: str) -> None:
+    small_dataset(tmp_path / "dataset")
+    still = settings(start="joint", joint_steps=3, optim=Optim(learning_rate=1e-3), start_rate=1e-9)
+    made = still.model_copy(update={"workspace": str(tmp_path), "cluster": Cluster(workers=2, threads_per_worker=1)})
+    assert run(made, lambda queue, stop: None) == {}
+    weights = {p.parent.name: load_model(str(p)).module.state_dict() for p in (tmp_path / "specialists").glob("*/model")}
+    start = load_model(str(tmp_path / "specialists" / "initial")).module.state_dict()
+    assert not torch.equal(weights["joint"]["head.weight"], start["head.weight"])
+    assert len(weights) == 3
+    for state in weights.values():
+        assert all(torch.allclose(v, weights["joint"][k], atol=1e-5) for k, v in state.items())
 
 
 def initial(workspace: Path, **model: Any) -> dict[str, torch.Tensor]:
@@ -208,6 +242,11 @@ def test_elastic_workers_leave_cpus_to_ray_data(ray_local: str) -> None:
     [
         ({"specialists": {"weights": {"hats": 2}}}, "specialists.weights names the vertical 'hats', the dataset has"),
         ({"specialists": {"weights": {"dresses": 0}}}, "specialists.weights.dresses = 0"),
+        ({"specialists": {"start": "joint", "joint": False}}, "start = joint needs the joint model; set joint = true"),
+        (
+            {"specialists": {"start": "joint"}, "cluster": {"workers": 4}},
+            "cluster.workers = 4 workers share data.lanes = 2 lanes",
+        ),
         ({"cluster": {"workers": 3, "team": 3}}, "cluster.team = 3 workers share data.lanes = 2 lanes, and each needs one"),
         ({"cluster": {"workers": (4, 2)}}, "workers are from 4 to 2; give the smaller number first"),
         ({"cluster": {"workers": (2, 5), "team": 2}}, "team is 2 and doesn't divide workers = (2, 5)"),
