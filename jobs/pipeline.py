@@ -1,4 +1,4 @@
-"""The whole loop: ingest, specialists and joint model, teachers, unified model, evaluation, index.
+"""The whole loop: ingest, groups of verticals (if asked for), specialists and joint model, teachers, unified model, evaluation, index.
 
     python -m jobs.pipeline --config jobs/configs/demo.yaml --kind folder --source photos.tar --workspace workspace
     ray job submit --working-dir . -- python -m jobs.pipeline --config jobs/configs/demo.yaml --workspace s3://bucket/run
@@ -20,18 +20,30 @@ from fashion_dml.config import JobSettings, Settings, validate
 from fashion_dml.storage import Location, UserError
 from fashion_dml.training.assignments import TrainSettings
 from fashion_dml.training.distill import DistillSettings
+from fashion_dml.training.trials import GroupSettings
 from jobs.build_index import BuildIndexSettings
 from jobs.build_index import build as build_index
 from jobs.common import console, main, write_report
 from jobs.distill import distill
 from jobs.embed import EmbedSettings, embed
 from jobs.evaluate import EvaluateSettings, measure_models
+from jobs.group_verticals import group_verticals
 from jobs.ingest import IngestSettings, ingest
 from jobs.train_specialists import train_specialists
+
+
+def groups_if_asked_for(settings: GroupSettings) -> None:
+    """The search for groups, where the specialists are to use what it finds."""
+    if settings.specialists.grouping == "searched":
+        group_verticals(settings)
+    else:
+        console.print("specialists.grouping = given: nothing to search for")
+
 
 # Stage -> (its job, its settings, what it makes: removed by --force).
 STAGES: dict[str, tuple[Callable[[Any], Any], type[JobSettings], tuple[str, ...]]] = {
     "ingest": (ingest, IngestSettings, ("dataset",)),
+    "group_verticals": (groups_if_asked_for, GroupSettings, ("groups",)),
     "train_specialists": (train_specialists, TrainSettings, ("specialists",)),
     "embed": (embed, EmbedSettings, ("teachers", "embeddings")),
     "distill": (distill, DistillSettings, ("unified",)),

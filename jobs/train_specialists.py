@@ -15,7 +15,7 @@ from typing import Any
 
 from fashion_dml.data.schema import Dataset
 from fashion_dml.storage import Location, UserError
-from fashion_dml.training.assignments import JOINT, TrainSettings, assignments, groups_of
+from fashion_dml.training.assignments import JOINT, TrainSettings, assignments, groups_of, with_groups
 from fashion_dml.training.loop import finished
 from fashion_dml.training.specialists import run
 from jobs.common import connect, console, main, print_table, write_report
@@ -39,7 +39,7 @@ def train_specialists(settings: TrainSettings) -> dict[str, Any]:
                      f"{m['waited']['total_s']:.1f}", f"{100 * m['best']:.1f}" if m["best"] >= 0 else "") if m else ("failed", "", "", "", ""))))  # fmt: skip
     print_table("Specialists", ("name", "steps", "images", "seconds", "images/s", "waited s", "validation R@1 %"), rows)
     write_report(
-        settings.workspace, "train_specialists", settings, started, failures=failures, groups=groups_of(dataset, settings.specialists),
+        settings.workspace, "train_specialists", settings, started, failures=failures, groups=groups_of(dataset, with_groups(dataset, settings).specialists),
         models={n: {k: m[k] for k in ("steps", "images", "seconds", "waited", "best", "best_step", "sha256")} for n, m in done.items()},
     )  # fmt: skip
     missing = [a.name for a in todo if a.name not in done]

@@ -71,5 +71,5 @@ def write_dataset(directory: Path, rows: pa.Table, reader: Reader, settings: Ing
     return Dataset.open(location)
 
 
-def small_dataset(directory: Path) -> Dataset:
-    return write_dataset(directory, *read_generated(SMALL.generated, 0), SMALL)
+def small_dataset(directory: Path, settings: Ingest = SMALL) -> Dataset:
+    return write_dataset(directory, *read_generated(settings.generated, 0), settings)

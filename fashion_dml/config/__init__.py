@@ -15,7 +15,7 @@ from fashion_dml.config.losses import Cascade, FocusRanking, Granularity, Loss, 
 from fashion_dml.config.search import Embed, Evaluate, Index, Serve
 from fashion_dml.config.section import Positive, Section, Share
 from fashion_dml.config.settings import JobSettings, Settings
-from fashion_dml.config.training import Ablate, Cluster, Distill, Model, Optim, Specialists
+from fashion_dml.config.training import Ablate, Cluster, Distill, Group, Model, Optim, Specialists
 
 __all__ = [
     "Ablate",
@@ -30,6 +30,7 @@ __all__ = [
     "FocusRanking",
     "Generated",
     "Granularity",
+    "Group",
     "Index",
     "Ingest",
     "JobSettings",

@@ -76,6 +76,9 @@ class Specialists(Section):
     groups: dict[str, tuple[str, ...]] = Field(
         {}, description="verticals that share a specialist, by group name; others stand alone"
     )
+    grouping: Literal["given", "searched"] = Field(
+        "given", description="where groups are from; given: `groups`; searched: what `jobs.group_verticals` found"
+    )
     joint: bool = Field(
         True, description="also train one model on all verticals, for as many steps as all specialists together"
     )
@@ -97,6 +100,8 @@ class Specialists(Section):
 
     @model_validator(mode="after")
     def _start(self) -> Specialists:
+        if self.grouping == "searched" and self.groups:
+            raise ValueError("grouping = searched and groups are both set; leave one out")
         if self.start == "joint" and not self.joint:
             raise ValueError("start = joint needs the joint model; set joint = true")
         return self
@@ -168,3 +173,20 @@ class Cluster(Section):
     def most(self) -> int:
         """Workers that a run uses at most."""
         return self.workers if isinstance(self.workers, int) else self.workers[1]
+
+
+class Group(Section):
+    """The search for verticals that train well together."""
+
+    epochs: Annotated[float, Field(gt=0)] = Field(10, description="passes over each vertical's training products in a trial")
+    min_steps: Positive = Field(30, description="fewest steps of a trial for each of its verticals")
+    tolerance: Share = Field(
+        0.02, description="validation R@1 that a vertical may lose to its own specialist and still stay in a group"
+    )
+    chance: Annotated[float, Field(ge=0, le=5)] = Field(
+        1.0, description="standard errors of its specialist's R@1 that it may lose beyond that"
+    )
+    orders: Annotated[int, Field(ge=2, le=10)] = Field(
+        2, description="orders in which verticals join for the sweet-spot curves: by size, and shuffled"
+    )
+    sizes: tuple[Positive, ...] = Field((), description="numbers of verticals trained together on the curves; empty: all")

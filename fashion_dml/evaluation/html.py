@@ -16,7 +16,7 @@ import jinja2
 from markupsafe import Markup
 
 from fashion_dml.evaluation.ladder import METRICS
-from fashion_dml.evaluation.plots import recall_bars, recall_curves, rung_dots
+from fashion_dml.evaluation.plots import recall_bars, recall_curves, rung_dots, sweet_spot
 from fashion_dml.evaluation.protocol import PROTOCOLS
 from fashion_dml.evaluation.sheets import Sheet
 from fashion_dml.evaluation.table import headline
@@ -44,6 +44,13 @@ def render_ladder(report: Mapping[str, Any], *, title: str) -> str:
     metrics = [m for m in METRICS if m in report["rungs"][0]]
     page = _environment().get_template("ladder.html")
     return page.render(title=title, report=report, metrics=metrics, plot=Markup(rung_dots(report)))
+
+
+def render_groups(report: Mapping[str, Any], *, title: str) -> str:
+    """The page of a search for groups, from the report of `jobs.group_verticals`."""
+    group = {v: name for name, verticals in report["groups"].items() for v in verticals}
+    plots = [Markup(sweet_spot(curve)) for curve in report["curves"]]
+    return _environment().get_template("groups.html").render(title=title, report=report, group=group, plots=plots)
 
 
 def render(evaluation: Mapping[str, Any], sheets: Sequence[Sheet] = (), *, title: str = "Evaluation") -> str:

@@ -1,10 +1,11 @@
-"""Figures of an `evaluation.json` as inline SVG: R@1 of each vertical as bars, and R@K curves.
+"""Figures of the reports as inline SVG: R@1 of each vertical as bars, R@K curves, steps of an ablation, sweet spots.
 
 Text stays text and takes the page's colour, so that a figure reads well in the light and in the dark.
 """
 
 from __future__ import annotations
 
+import html
 import io
 import re
 from collections.abc import Mapping, Sequence
@@ -105,6 +106,25 @@ def rung_dots(report: Mapping[str, Any], metric: str = "R@1") -> str:
         return _svg(figure, f"{metric} of each step")
 
 
+def sweet_spot(curve: Mapping[str, Any]) -> str:
+    """SVG of validation R@1 over the number of verticals trained together: the first to come is the anchor, drawn bold."""
+    order, sizes = curve["order"], curve["sizes"]
+    with matplotlib.rc_context({**STYLE, "svg.hashsalt": f"sweet-{'-'.join(order)}"}):
+        figure = Figure(figsize=(7.0, 3.6), layout="constrained")
+        axes = figure.add_subplot()
+        for number, vertical in enumerate(order):
+            known = [(n, 100 * r) for n, r in zip(sizes, curve["recall"][vertical], strict=True) if r is not None]
+            if known:
+                axes.plot(
+                    *zip(*known, strict=True), "o-", color=_colour(number), label=_label(vertical), linewidth=1 if number else 3,
+                    alpha=0.6 if number else 1.0, markersize=4,
+                )  # fmt: skip
+        axes.set_xticks(sizes, [f"{n}: + {order[n - 1]}" if n > 1 else f"{order[0]}" for n in sizes], rotation=35, ha="right")
+        axes.set_ylabel("validation R@1, %")
+        _finish(figure, axes)
+        return _svg(figure, f"validation R@1 over verticals trained together, {order[0]} first")
+
+
 def _with(evaluation: Mapping[str, Any], protocol: Protocol) -> dict[str, Any]:
     return {name: by[protocol] for name, by in evaluation["models"].items() if protocol in by}
 
@@ -145,4 +165,4 @@ def _svg(figure: Figure, title: str) -> str:
     # The page sets the size; viewBox keeps the shape.
     svg = re.sub(r'(<svg\b[^>]*?)\swidth="[^"]*pt"', r"\1", svg, count=1)
     svg = re.sub(r'(<svg\b[^>]*?)\sheight="[^"]*pt"', r"\1", svg, count=1)
-    return svg.replace("<svg", f'<svg role="img" aria-label="{title}"', 1)
+    return svg.replace("<svg", f'<svg role="img" aria-label="{html.escape(title)}"', 1)

@@ -11,7 +11,7 @@ from pydantic import model_validator
 from fashion_dml.config import Cluster, Data, JobSettings, Loss, Model, Specialists
 from fashion_dml.data.plan import Plan, PlanSettings
 from fashion_dml.data.schema import VERTICAL_NAME, Dataset
-from fashion_dml.storage import UserError, manifest_sha256, sha256_json
+from fashion_dml.storage import Location, UserError, manifest_sha256, require_manifest, sha256_json
 from fashion_dml.training.loop import Recipe
 
 JOINT = "joint"
@@ -70,6 +70,24 @@ class Assignment:
         return self.recipe.name
 
 
+def with_groups(dataset: Dataset, settings: TrainSettings) -> TrainSettings:
+    """The settings with the groups that `jobs.group_verticals` found, if those are asked for.
+
+    Raises UserError where nothing was found, or on another dataset.
+    """
+    if settings.specialists.grouping == "given":
+        return settings
+    home = Location.of(settings.workspace) / "groups"
+    manifest = require_manifest(home, made_by="python -m jobs.group_verticals")
+    if manifest["inputs"]["dataset"] != manifest_sha256(dataset.location):
+        raise UserError(
+            f"{home} was found on another dataset than {dataset.location}: run `python -m jobs.group_verticals` again."
+        )
+    groups = {name: tuple(verticals) for name, verticals in manifest["groups"].items()}
+    found = settings.specialists.model_copy(update={"groups": groups, "grouping": "given"})
+    return settings.model_copy(update={"specialists": found})
+
+
 def groups_of(dataset: Dataset, settings: Specialists) -> dict[str, tuple[str, ...]]:
     """Group name -> verticals; a vertical in no configured group stands alone. Raises UserError on unknown or doubled ones."""
     verticals = dataset.verticals("train")
@@ -124,6 +142,7 @@ def assignments(dataset: Dataset, settings: TrainSettings, *, joint: bool) -> li
     That sees as many images as all specialists together, unless `specialists.joint_steps` says otherwise. Specialists
     that start from it depend on it.
     """
+    settings = with_groups(dataset, settings)
     s = settings.specialists
     inputs = {"dataset": manifest_sha256(dataset.location)}
     sized = []

@@ -20,7 +20,8 @@ from fashion_dml.models.store import load_model
 from fashion_dml.storage import Location, UserError, require_manifest, sha256_json
 from fashion_dml.training.assignments import FROM_JOINT, INITIAL, JOINT, TrainSettings, assignments, check_weights, lanes_short
 from fashion_dml.training.loop import Recipe, finished, train
-from fashion_dml.training.specialists import Queue, start_together
+from fashion_dml.training.queue import Queue
+from fashion_dml.training.specialists import start_together, watched
 from fashion_dml.training.start import trainable
 from fashion_dml.training.task import DistillTask
 from fashion_dml.training.teachers import Teacher, read_teachers
@@ -109,15 +110,9 @@ def run(settings: DistillSettings, watch: Callable[[Any, threading.Event], None]
     if (known := finished(output, recipe.key)) is not None:
         return known
     check_norms(settings.model, settings.cluster, settings.cluster.most)
-    queue = Queue.remote([UNIFIED])  # type: ignore[attr-defined]
-    stop = threading.Event()
-    watcher = threading.Thread(target=watch, args=(queue, stop), daemon=True)
-    watcher.start()
-    try:
+    queue: Any = ray.remote(num_cpus=0)(Queue).remote()  # hands out nothing: it tells how the training goes
+    with watched(queue, watch):
         fit(_worker, {"settings": settings, "queue": queue}, settings.cluster, name=UNIFIED)
-    finally:
-        stop.set()
-        watcher.join()
     ended = ray.get(queue.state.remote())[1]
     if ended:
         raise UserError(f"The unified model failed: {next(iter(ended.values()))}")

@@ -6,8 +6,9 @@ goes on from its own cursor, so a dead worker costs the steps since the last che
 
 from __future__ import annotations
 
+import contextlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pyarrow as pa
@@ -15,6 +16,7 @@ import ray
 import torch
 import torch.distributed as dist
 
+from fashion_dml.config import Cluster
 from fashion_dml.data.read import Sources
 from fashion_dml.data.schema import Dataset
 from fashion_dml.models.embedder import Embedder
@@ -22,43 +24,12 @@ from fashion_dml.models.store import load_model
 from fashion_dml.storage import Location, UserError
 from fashion_dml.training.assignments import FROM_JOINT, INITIAL, JOINT, Assignment, TrainSettings, assignments, plan_for
 from fashion_dml.training.loop import Team, finished, train
+from fashion_dml.training.queue import Queue
 from fashion_dml.training.start import initial_model, metric_task, trainable
 from fashion_dml.training.validation import Validation
 from fashion_dml.training.workers import check_norms, fit, join_team
 
 DAMAGED = (pa.ArrowInvalid, FileNotFoundError)  # what reading a broken or lost file raises
-
-
-@ray.remote(num_cpus=0)
-class Queue:
-    """Hands out trainings. After a restart of the workers every team asks anew; finished ones are passed over by name."""
-
-    def __init__(self, names: list[str]) -> None:
-        self._names = names
-        self._ended: dict[str, str | None] = {}
-        self._progress: dict[str, dict[str, Any]] = {}
-        self.restart()
-
-    def restart(self) -> None:
-        self._waiting = [n for n in self._names if n not in self._ended]
-        self._given: dict[tuple[int, int], str | None] = {}
-
-    def take(self, team: int, turn: int) -> str | None:
-        """The `turn`-th training of a team; every worker of the team gets the same answer. Nothing without a start."""
-        if self._ended.get(INITIAL) is not None:
-            return None
-        if (team, turn) not in self._given:
-            self._given[team, turn] = self._waiting.pop(0) if self._waiting else None
-        return self._given[team, turn]
-
-    def report(self, progress: dict[str, Any]) -> None:
-        self._progress[progress["name"]] = progress
-
-    def end(self, name: str, failure: str | None) -> None:
-        self._ended[name] = failure
-
-    def state(self) -> tuple[dict[str, dict[str, Any]], dict[str, str | None]]:
-        return self._progress, self._ended
 
 
 def run(settings: TrainSettings, watch: Callable[[Any, threading.Event], None]) -> dict[str, str]:
@@ -87,20 +58,43 @@ def train_all(
     for i, assignment in enumerate(todo):
         if assignment.settings not in [a.settings for a in todo[:i]]:  # specialists share theirs, and a model takes a while
             check(assignment, dataset, settings.cluster.most if together else settings.cluster.team)
-    queue = Queue.remote([a.name for a in todo])  # type: ignore[attr-defined]
-    stop = threading.Event()
-    watcher = threading.Thread(target=watch, args=(queue, stop), daemon=True)
-    watcher.start()
-    try:
-        fit(_worker, {"todo": todo, "cluster": settings.cluster, "dataset": str(dataset.location), "home": str(home), "queue": queue,
-             "together": together}, settings.cluster, name="specialists")  # fmt: skip
-    finally:
-        stop.set()
-        watcher.join()
+    starts = {a.initial: a.settings for a in todo if a.initial != FROM_JOINT}
+    return train_queue(Queue, (todo,), starts, settings.cluster, dataset, home, watch, together=together)
+
+
+def train_queue(
+    kind: type[Queue], arguments: tuple[Any, ...], starts: dict[str, TrainSettings], cluster: Cluster, dataset: Dataset, home: Location,
+    watch: Callable[[Any, threading.Event], None], *, together: bool = False,
+) -> dict[str, str]:  # fmt: skip
+    """One Ray Train run of teams over what a queue hands out; the failures by name. starts: the initial models to make first."""
+    queue: Any = ray.remote(num_cpus=0)(kind).remote(*arguments)
+    config = {
+        "queue": queue,
+        "starts": starts,
+        "cluster": cluster,
+        "dataset": str(dataset.location),
+        "home": str(home),
+        "together": together,
+    }
+    with watched(queue, watch):
+        fit(_worker, config, cluster, name="specialists")
     _, ended = ray.get(queue.state.remote())
     if (failure := ended.get(INITIAL)) is not None:
         raise UserError(failure)
     return {name: failure for name, failure in ended.items() if failure is not None}
+
+
+@contextlib.contextmanager
+def watched(queue: Any, watch: Callable[[Any, threading.Event], None]) -> Iterator[None]:
+    """`watch(queue, stop)` runs in a thread meanwhile."""
+    stop = threading.Event()
+    watcher = threading.Thread(target=watch, args=(queue, stop), daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        watcher.join()
 
 
 def check(assignment: Assignment, dataset: Dataset, team: int) -> None:
@@ -113,7 +107,6 @@ def check(assignment: Assignment, dataset: Dataset, team: int) -> None:
 
 def _worker(config: dict[str, Any]) -> None:
     """What every worker of the run does."""
-    todo: list[Assignment] = config["todo"]
     cluster, queue = config["cluster"], config["queue"]
     home, dataset = Location.of(config["home"]), Dataset.open(config["dataset"])
     context = ray.train.get_context()
@@ -121,22 +114,21 @@ def _worker(config: dict[str, Any]) -> None:
     team = join_team(cluster, context.get_world_size() if config["together"] else cluster.team)
     if world == 0:
         ray.get(queue.restart.remote())
-    start_together(dataset, home, {a.initial: a.settings for a in todo if a.initial != FROM_JOINT}, world, queue)
+    start_together(dataset, home, config["starts"], world, queue)
     if team is None:
         return
-    by_name = {a.name: a for a in todo}
     turn = 0
-    while (name := ray.get(queue.take.remote(world // team.size, turn))) is not None:
+    while (assignment := ray.get(queue.take.remote(world // team.size, turn))) is not None:
         failure = None
         try:
-            train_one(by_name[name], dataset, home, team, queue)
+            train_one(assignment, dataset, home, team, queue)
         except (UserError, *DAMAGED) as error:
             failure = sentence(error)
         if team.rank == 0 or failure is not None:
-            ray.get(queue.end.remote(name, failure))
+            ray.get(queue.end.remote(assignment.name, failure))
         if failure is not None and team.size > 1:
             # The others of the team may be waiting for this worker in a collective: start the group again without this training.
-            raise RuntimeError(f"{name} failed: {failure}")
+            raise RuntimeError(f"{assignment.name} failed: {failure}")
         turn += 1
 
 

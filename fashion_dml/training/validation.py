@@ -19,6 +19,19 @@ MOST_IMAGES = 2048
 FORWARD_IMAGES = 64
 
 
+def validated(dataset: Dataset, vertical: str, most: int) -> pa.Table | None:
+    """Validation products of a vertical with at most so many images in all; None where these are too few to search in."""
+    rows = dataset.products.filter((pc.field("split") == "validation") & (pc.field("vertical") == vertical))
+    rows = rows.filter(pc.less_equal(pc.cumulative_sum(pc.cast(rows["rows"], pa.int64())), most))
+    return rows if rows.num_rows >= 2 else None
+
+
+def measurable(dataset: Dataset, verticals: list[str]) -> dict[str, int]:
+    """Validation images of each vertical that has enough of them to be measured."""
+    tables = {v: validated(dataset, v, MOST_IMAGES // len(verticals)) for v in verticals}
+    return {v: int(pc.sum(t["rows"]).as_py()) for v, t in tables.items() if t is not None}
+
+
 class Validation:
     """Validation products of some verticals, decoded once and held as uint8: at most MOST_IMAGES in all."""
 
@@ -27,9 +40,8 @@ class Validation:
         self.labels: dict[str, np.ndarray] = {}
         share = max(1, MOST_IMAGES // len(verticals))
         for vertical in verticals:
-            rows = dataset.products.filter((pc.field("split") == "validation") & (pc.field("vertical") == vertical))
-            rows = rows.filter(pc.less_equal(pc.cumulative_sum(pc.cast(rows["rows"], pa.int64())), share))
-            if rows.num_rows < 2:
+            rows = validated(dataset, vertical, share)
+            if rows is None:
                 continue
             total = int(pc.sum(rows["rows"]).as_py())
             plan = Plan(rows, PlanSettings("images", lanes=1, window_images=total, seed=0, images_per_batch=total))

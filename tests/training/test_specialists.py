@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,7 +19,8 @@ from fashion_dml.models.store import load_model
 from fashion_dml.storage import Location, UserError
 from fashion_dml.training.assignments import Assignment, TrainSettings, assignments, groups_of, plan_for
 from fashion_dml.training.distill import DistillSettings
-from fashion_dml.training.specialists import Queue, run
+from fashion_dml.training.queue import Queue
+from fashion_dml.training.specialists import run
 from fashion_dml.training.start import initial_model, trainable
 from fashion_dml.training.workers import check_norms, preflight
 
@@ -173,12 +175,13 @@ def test_initial_model_refuses_more_dimensions_than_features(tmp_path: Path) -> 
 
 @pytest.fixture
 def queue(ray_local: str) -> Any:
-    return Queue.remote(["joint", "bags", "shoes"])  # type: ignore[attr-defined]
+    todo = [SimpleNamespace(name=name) for name in ("joint", "bags", "shoes")]
+    return ray.remote(num_cpus=0)(Queue).remote(todo)
 
 
 def take(queue: Any, team: int, turn: int) -> str | None:
-    found: str | None = ray.get(queue.take.remote(team, turn))
-    return found
+    found = ray.get(queue.take.remote(team, turn))
+    return None if found is None else str(found.name)
 
 
 @pytest.mark.cluster

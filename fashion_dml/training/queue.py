@@ -1,0 +1,45 @@
+"""Who trains what next: the state behind the actor that hands out trainings to teams."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from fashion_dml.training.assignments import INITIAL, Assignment
+
+
+class Queue:
+    """Hands out trainings. After a restart of the workers every team asks anew; finished ones are passed over by name."""
+
+    def __init__(self, todo: Sequence[Assignment] = ()) -> None:
+        self._todo = list(todo)
+        self._ended: dict[str, str | None] = {}
+        self._progress: dict[str, dict[str, Any]] = {}
+        self.restart()
+
+    def restart(self) -> None:
+        self._given: dict[tuple[int, int], Assignment | None] = {}
+
+    def take(self, team: int, turn: int) -> Assignment | None:
+        """The `turn`-th training of a team; every worker of the team gets the same answer. Nothing without a start."""
+        if self._ended.get(INITIAL) is not None:
+            return None
+        if (team, turn) not in self._given:
+            taken = {a.name for a in self._given.values() if a is not None}
+            open_ones = (a for a in self.wanted(len(taken)) if a.name not in taken and a.name not in self._ended)
+            self._given[team, turn] = next(open_ones, None)
+        return self._given[team, turn]
+
+    def wanted(self, taken: int) -> Sequence[Assignment]:
+        """What is to be trained, most wanted first; some of it, at most `taken`, may be in training already."""
+        return self._todo
+
+    def report(self, progress: dict[str, Any]) -> None:
+        self._progress[progress["name"]] = progress
+
+    def end(self, name: str, failure: str | None) -> None:
+        self._ended[name] = failure
+
+    def state(self) -> tuple[dict[str, dict[str, Any]], dict[str, str | None]]:
+        """Latest progress of each training, and how each one that ended did: None is well, else why not."""
+        return self._progress, self._ended
