@@ -96,7 +96,9 @@ def measure_models(settings: EvaluateSettings) -> dict[str, Any]:
             listed = requests.setdefault(model, [])
             listed += [p for split in splits for p in dataset.parts(split, [vertical]) if p not in listed]
     reports = workspace / "reports"
-    key = _key(settings, dataset, models)
+    d = settings.data
+    versions = {n: {v: model_version(m, d.height, d.width) for v, m in by.items()} for n, by in models.items()}
+    key = _key(settings, dataset, versions)
     if (known := _known(reports, key)) is not None:
         console.print(f"{reports / 'evaluation.json'} is complete and unchanged")
         _show(known, reports)
@@ -133,6 +135,7 @@ def measure_models(settings: EvaluateSettings) -> dict[str, Any]:
         name=str(dataset.location),
         split=" in ".join(splits),
         models={n: sorted(set(b.values())) for n, b in models.items()},
+        versions={n: sorted(set(by.values())) for n, by in versions.items()},
         refinements=[asdict(r) | {"name": r.name} for r in refinements(e) if r.name],
     )
     attributes = (dataset.attributes, _signs(dataset, splits[0], verticals)) if dataset.attributes else None
@@ -155,10 +158,8 @@ def refinements(e: Evaluate) -> list[Refinement]:
     return list(found.values())
 
 
-def _key(settings: EvaluateSettings, dataset: Dataset, models: dict[str, dict[str, str]]) -> str:
-    """Digest of all that the reports depend on."""
-    d = settings.data
-    versions = {n: {v: model_version(m, d.height, d.width) for v, m in by.items()} for n, by in models.items()}
+def _key(settings: EvaluateSettings, dataset: Dataset, versions: dict[str, dict[str, str]]) -> str:
+    """Digest of all that the reports depend on; versions: of each model, by vertical."""
     return sha256_json(
         [manifest_sha256(dataset.location), versions, settings.evaluate.model_dump(mode="json"), settings.seed, __version__]
     )

@@ -12,7 +12,7 @@ from __future__ import annotations
 from fashion_dml.config.data import Augment, Columns, Data, Generated, Ingest
 from fashion_dml.config.load import load_settings, read_config, validate
 from fashion_dml.config.losses import Cascade, FocusRanking, Granularity, Loss, Memory, MultiObjective
-from fashion_dml.config.search import Embed, Evaluate, Index, Serve
+from fashion_dml.config.search import Embed, Evaluate, Export, Index, Serve
 from fashion_dml.config.section import Positive, Section, Share
 from fashion_dml.config.settings import JobSettings, Settings
 from fashion_dml.config.training import Ablate, Cluster, Distill, Group, Model, Optim, Specialists
@@ -27,6 +27,7 @@ __all__ = [
     "Distill",
     "Embed",
     "Evaluate",
+    "Export",
     "FocusRanking",
     "Generated",
     "Granularity",

@@ -45,6 +45,13 @@ class Evaluate(Section):
     rerank_top: Annotated[int, Field(ge=1, le=10_000)] = Field(100, description="nearest images of a query that are re-ranked")
 
 
+class Export(Section):
+    """A model for those without this package."""
+
+    timm: bool = Field(True, description="weights and a config that timm loads")
+    onnx: bool = Field(True, description="an ONNX model from uint8 photos to embeddings; asks for the extra `export`")
+
+
 class Index(Section):
     """The search index."""
 

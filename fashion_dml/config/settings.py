@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from fashion_dml.config.data import Data, Ingest
 from fashion_dml.config.losses import Loss
-from fashion_dml.config.search import Embed, Evaluate, Index, Serve
+from fashion_dml.config.search import Embed, Evaluate, Export, Index, Serve
 from fashion_dml.config.training import Ablate, Cluster, Distill, Group, Model, Specialists
 
 
@@ -34,6 +34,7 @@ class Settings(JobSettings):
     ablate: Ablate = Ablate()
     embed: Embed = Embed()
     evaluate: Evaluate = Evaluate()
+    export: Export = Export()
     index: Index = Index()
     serve: Serve = Serve()
     cluster: Cluster = Cluster()

@@ -24,6 +24,7 @@ from fashion_dml.config import (
 from fashion_dml.inference.encode import Encoder
 from fashion_dml.models.store import load_model
 from fashion_dml.storage import UserError
+from jobs.export import ExportSettings, export
 from jobs.pipeline import STAGES, PipelineSettings, pipeline
 
 TINY = {
@@ -82,6 +83,11 @@ def test_the_whole_loop(ray_local: str, tmp_path: Path) -> None:
 
     pipeline(settings)
     assert changed(first, files(tmp_path)) == set()
+
+    exported = export(ExportSettings(workspace=str(tmp_path)))
+    assert exported["files"] == ["README.md", "config.json", "model.onnx", "model.safetensors"]
+    assert "| merged | " in (tmp_path / "export" / "README.md").read_text()
+    (tmp_path / "export").rename(tmp_path.parent / f"{tmp_path.name}-export")
 
     pipeline(settings.model_copy(update={"distill": settings.distill.model_copy(update={"steps": 4, "start": "joint"})}))
     second = files(tmp_path)
