@@ -138,8 +138,14 @@ def measure_models(settings: EvaluateSettings) -> dict[str, Any]:
         versions={n: sorted(set(by.values())) for n, by in versions.items()},
         refinements=[asdict(r) | {"name": r.name} for r in refinements(e) if r.name],
     )
-    attributes = (dataset.attributes, _signs(dataset, splits[0], verticals)) if dataset.attributes else None
+    attributes = (dataset.attributes, _signs(dataset, splits, verticals)) if dataset.attributes else None
     content = report.build(results, described, resamples=e.bootstrap, seed=settings.seed, attributes=attributes)
+    if attributes is not None and e.agreement:
+        content["agreement"] = {
+            "answers": e.agreement,
+            "models": {name: report.agreement_report(given, *attributes, e.agreement, e.bootstrap, settings.seed, e.memory_bytes)
+                       for name, given in items.items()},
+        }  # fmt: skip
     content |= {"job": "evaluate", "code": __version__, "key": key, "seconds": round(time.monotonic() - started, 3)}
     plain = {name: results[name] for name in items}
     shown = list(_sheets(dataset, items, plain, e)) if e.sheets else []
@@ -218,10 +224,10 @@ def _items(dataset: Dataset, vertical: str, embeddings: Location, split: str) ->
     return Items(vectors, np.array([label[i] for i in ids], np.int64), np.array(ids, object))
 
 
-def _signs(dataset: Dataset, split: str, verticals: list[str]) -> dict[str, np.ndarray]:
-    """The attribute signs int8 [A] of every image of a split."""
+def _signs(dataset: Dataset, splits: tuple[str, ...], verticals: list[str]) -> dict[str, np.ndarray]:
+    """The attribute signs int8 [A] of every image of the splits."""
     found: dict[str, np.ndarray] = {}
-    for part in dataset.parts(split, verticals):
+    for part in (p for split in splits for p in dataset.parts(split, verticals)):
         with dataset.images_file(part).open_input() as stream:
             rows = pq.read_table(stream, columns=["image_id", "attributes"])
         signs = rows["attributes"].combine_chunks().flatten().to_numpy().reshape(rows.num_rows, -1)

@@ -75,6 +75,7 @@ def render(evaluation: Mapping[str, Any], sheets: Sequence[Sheet] = (), *, title
             compared=list(dict.fromkeys(d["metric"] for d in evaluation["differences"])),
             pairs=pairs(evaluation),
             attributes=attribute_rows(evaluation),
+            agreement=list(dict.fromkeys(c for by in evaluation.get("agreement", {}).get("models", {}).values() for c in by)),
             plots=plots,
             sheets=by_model(sheets),
             script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),

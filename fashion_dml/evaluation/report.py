@@ -3,11 +3,12 @@
     {"models": {name: {"separate" | "merged": {"overall": {"R@1": {"value", "low", "high"}, ...}, "macro": {...},
                 "verticals": {V: {...}}, "attributes": {"column=value": {"queries": n, "R@1": {...}, ...}},
                 "queries": n, "unscored": n, "gallery": "image" | "product"}}},
+     "agreement": {"answers": k, "models": {name: {"colour": {"queries": n, "value", "low", "high"}, ...}}},
      "dataset": {...}, "left_out": [{"model", "protocol", "reason"}],
      "differences": [{"a", "b", "protocol", "metric", "value", "low", "high"}]}
 
 "overall" is the mean over queries (micro), "macro" the mean over verticals; "attributes" are queries known to have a value, where
-the dataset has attributes. A value that can't be had is null.
+the dataset has attributes; "agreement" is how often the first answers share a query's. A value that can't be had is null.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from fashion_dml.evaluation.agreement import agreement
 from fashion_dml.evaluation.bootstrap import Interval, intervals, macro_intervals, paired_difference
 from fashion_dml.evaluation.metrics import Retrieval
 from fashion_dml.evaluation.protocol import PROTOCOLS, LeftOut, Measured, Protocol, Vertical
@@ -103,6 +105,14 @@ def attribute_report(
                 **{name: _plain(mean) for name, mean in zip(measured.queries.values, means, strict=True)},
             }
     return found
+
+
+def agreement_report(
+    verticals: Sequence[Vertical], words: Sequence[str], signs: Mapping[str, np.ndarray], k: int, resamples: int, seed: int, memory_bytes: int
+) -> dict[str, Any]:  # fmt: skip
+    """How often a model's first k answers share the query's attributes, by column."""
+    found = agreement(verticals, words, signs, k=k, resamples=resamples, seed=seed, memory_bytes=memory_bytes)
+    return {column: {"queries": n, **_plain(mean)} for column, (n, mean) in found.items()}
 
 
 def compare(

@@ -119,3 +119,12 @@ def test_attribute_values_are_rows(results):
     assert [(r["column"], r["queries"]) for r in table] == [("kind", 36), ("kind", 36), ("new", 108)]
     assert table[0]["cells"]["unified"] == found["models"]["unified"]["separate"]["verticals"]["bags"]["R@1"]
     assert "By attribute" not in render(build(results, {}, resamples=20))
+
+
+def test_agreement_is_a_table(evaluation):
+    mean = {"queries": 9, "value": 0.25, "low": 0.2, "high": 0.3}
+    shared = {"answers": 10, "models": {"unified": {EVIL: mean}, "pretrained": {}}}
+    page = render({**evaluation, "agreement": shared})
+    assert "Share of the first 10 answers" in page
+    assert "<b>25.0</b><small>20.0–30.0</small>" in page
+    assert EVIL not in page
