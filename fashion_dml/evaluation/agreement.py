@@ -51,9 +51,9 @@ def _shares(asked: np.ndarray, there: np.ndarray, near: np.ndarray) -> np.ndarra
 
     asked [Q, W] and there [N, W] bool; near [Q, k] rows of there, -1 for none.
     """
-    placed: np.ndarray = near >= 0
-    values: np.ndarray = there[near] & placed[:, :, None]
-    counted = values.any(2) & asked.any(1)[:, None]
+    placed = near >= 0
+    values = there[near] & placed[:, :, None]
+    counted = values.any(2) & asked.any(1, keepdims=True)
     same = (values & asked[:, None, :]).any(2)
     total = counted.sum(1)
     return np.where(total > 0, same.sum(1) / np.maximum(total, 1), np.nan)
