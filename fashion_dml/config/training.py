@@ -122,11 +122,22 @@ class Distill(Section):
     weights: dict[str, Annotated[float, Field(gt=0, le=1000)]] = Field(
         {}, description="times an epoch uses a vertical's images; 1 where none is given"
     )
+    lag: Annotated[float, Field(ge=0, le=100)] = Field(
+        0.0, description="weight in the loss, beyond 1, of a vertical whose student is 1.0 of validation R@1 behind its teacher"
+    )
     validate_every: Positive = Field(100, description="steps between validations")
     checkpoint_every: Positive = Field(100, description="steps between checkpoints")
     keep: Literal["best", "last"] = Field("last", description="which checkpoint the later stages use")
     optim: Optim = Optim()
     augment: Augment = Augment()
+
+    @model_validator(mode="after")
+    def _lag(self) -> Distill:
+        if self.lag and "relational" in self.loss:
+            raise ValueError(
+                f"lag weighs images, and loss = {self.loss} compares pairs; use l2, cosine or projection, or lag = 0"
+            )
+        return self
 
 
 class Ablate(Section):

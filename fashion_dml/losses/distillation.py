@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fashion_dml.losses.base import promote
+from fashion_dml.losses.lag import LagWeights
 
 
 class DistillationLoss(nn.Module):
@@ -20,10 +21,14 @@ class DistillationLoss(nn.Module):
       to the loss: it is trained and checkpointed with it, and thrown away with it. This form is ours.
     """
 
-    def __init__(self, name: str, student_dim: int = 0, teacher_dim: int = 0) -> None:
-        """student_dim D and teacher_dim E are asked for by projection only; raises ValueError without them."""
+    def __init__(self, name: str, student_dim: int = 0, teacher_dim: int = 0, lag: LagWeights | None = None) -> None:
+        """student_dim D and teacher_dim E are asked for by projection only; raises ValueError without them.
+
+        lag: weighs the images of a mean over images; not with relational.
+        """
         super().__init__()
         self.name = name
+        self.lag = lag
         self.projection: nn.Linear | None = None
         if name == "projection":
             if student_dim < 1 or teacher_dim < 1:
@@ -31,8 +36,11 @@ class DistillationLoss(nn.Module):
             self.projection = nn.Linear(student_dim, teacher_dim, bias=False)
             nn.init.orthogonal_(self.projection.weight)  # begins as a rotation: no direction is lost that could be kept
 
-    def forward(self, student: Tensor, teacher: Tensor) -> dict[str, Tensor]:
-        """Unit student [B, D] and unit teacher [B, E] (E = D unless relational or projection) to {"loss"}, float32."""
+    def forward(self, student: Tensor, teacher: Tensor, labels: Tensor | None = None) -> dict[str, Tensor]:
+        """Unit student [B, D] and unit teacher [B, E] (E = D unless relational or projection) to {"loss"}, float32.
+
+        labels int64 [B]: asked for by `lag`.
+        """
         with torch.autocast(student.device.type, enabled=False):
             s, t = promote(student), promote(teacher)
             if self.projection is not None:
@@ -44,12 +52,19 @@ class DistillationLoss(nn.Module):
                     f"student {tuple(s.shape)} and teacher {tuple(t.shape)} differ; distill.loss = relational takes that, as does projection"
                 )
             if self.name == "cosine":
-                return {"loss": (1 - (s * t).sum(1)).mean()}
-            l2 = (s - t).square().sum(1).mean()
+                return {"loss": self._mean(1 - (s * t).sum(1), labels)}
+            l2 = self._mean((s - t).square().sum(1), labels)
             if self.name == "l2+relational":
                 relational = self._relational(s, t)
                 return {"loss": l2 + relational, "l2": l2.detach(), "relational": relational.detach()}
             return {"loss": l2}
+
+    def _mean(self, losses: Tensor, labels: Tensor | None) -> Tensor:
+        if self.lag is None:
+            return losses.mean()
+        assert labels is not None
+        weight = self.lag(labels).to(losses.dtype)
+        return (weight * losses).sum() / weight.sum()
 
     @staticmethod
     def _relational(s: Tensor, t: Tensor) -> Tensor:

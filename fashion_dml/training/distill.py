@@ -16,9 +16,19 @@ from fashion_dml.config import Distill
 from fashion_dml.data.plan import Plan, PlanSettings
 from fashion_dml.data.read import Sources
 from fashion_dml.data.schema import Dataset
+from fashion_dml.losses.lag import LagWeights
 from fashion_dml.models.store import load_model
 from fashion_dml.storage import Location, UserError, require_manifest, sha256_json
-from fashion_dml.training.assignments import FROM_JOINT, INITIAL, JOINT, TrainSettings, assignments, check_weights, lanes_short
+from fashion_dml.training.assignments import (
+    FROM_JOINT,
+    INITIAL,
+    JOINT,
+    TrainSettings,
+    assignments,
+    check_weights,
+    lanes_short,
+    training_products,
+)
 from fashion_dml.training.loop import Recipe, finished, train
 from fashion_dml.training.queue import Queue
 from fashion_dml.training.specialists import start_together, watched
@@ -92,6 +102,20 @@ def joint_start(workspace: Location, settings: DistillSettings) -> str:
     return str(manifest["sha256"])
 
 
+def lag_weights(dataset: Dataset, teachers: dict[str, Teacher], strength: float) -> LagWeights:
+    """Weights of verticals by what their teachers reached on validation products when they were trained."""
+    recall: dict[str, float] = {}
+    for vertical, teacher in teachers.items():
+        manifest = require_manifest(Location.of(teacher.model), made_by="python -m jobs.train_specialists")
+        kept = [v for v in manifest["validations"] if manifest["kept"] == "last" or v["step"] == manifest["best_step"]]
+        if kept and vertical in kept[-1]["verticals"]:
+            recall[vertical] = kept[-1]["verticals"][vertical]
+    classes = {
+        v: torch.from_numpy(training_products(dataset, (v,))["label"].to_numpy().copy()) for v in dataset.verticals("train")
+    }
+    return LagWeights(classes, recall, strength)
+
+
 def run(settings: DistillSettings, watch: Callable[[Any, threading.Event], None]) -> dict[str, Any]:
     """Train the unified model unless it is finished; returns the manifest of `unified/model`."""
     workspace = Location.of(settings.workspace)
@@ -136,7 +160,8 @@ def _worker(config: dict[str, Any]) -> None:
     torch.manual_seed(settings.seed)
     embedder = trainable(load_model(workspace / "specialists" / start).module, settings.model)
     (dim,) = {t.dim for t in teachers.values()}
-    task = DistillTask(embedder, settings.distill.loss, team.group, teacher_dim=dim)
+    lag = lag_weights(dataset, teachers, settings.distill.lag) if settings.distill.lag else None
+    task = DistillTask(embedder, settings.distill.loss, team.group, teacher_dim=dim, lag=lag)
     sources = Sources(str(dataset.location / "images"), "train", {v: t.embeddings for v, t in teachers.items()})
     validation = Validation(dataset, dataset.verticals("train"), settings.data) if team.rank == 0 else None
     try:

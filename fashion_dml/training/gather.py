@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+T = TypeVar("T")
 
 
 class _Gather(torch.autograd.Function):
@@ -53,3 +55,12 @@ def gather(rows: Tensor, group: dist.ProcessGroup | None) -> Tensor:
 def in_lane_order(lane: Tensor, row: Tensor) -> Tensor:
     """The permutation that puts gathered rows in the order of one worker with all lanes: by lane, then row."""
     return torch.argsort(lane * (int(row.max()) + 1) + row)
+
+
+def from_first(value: T, group: dist.ProcessGroup | None, device: torch.device) -> T:
+    """What the first worker of a team holds, on all of them; any small picklable value."""
+    if group is None:
+        return value
+    held = [value]
+    dist.broadcast_object_list(held, src=dist.get_global_rank(group, 0), group=group, device=device)
+    return held[0]

@@ -28,6 +28,7 @@ from fashion_dml.training.average import Average
 from fashion_dml.training.board import Board
 from fashion_dml.training.checkpoint import Progress
 from fashion_dml.training.curve import FILE, Curve
+from fashion_dml.training.gather import from_first
 from fashion_dml.training.optim import create_optimizer, rate, set_rate
 from fashion_dml.training.task import Task
 from fashion_dml.training.validation import Validation
@@ -141,7 +142,9 @@ def train(
                 report(_told(recipe, progress) | {"loss": values["loss"]})
                 board.step(values, optimizer.param_groups[0]["lr"], stats.last_wait, progress.step)
         if validates:
-            _validate(recipe, chosen, validation, output, team, progress, board)
+            recall = _validate(recipe, chosen, validation, output, team, progress, board)
+            if task.follows_validation:
+                task.validated(from_first(recall, team.group, device))
         if saves and team.rank == 0:
             checkpoint.save(output / "last", embedder, task.loss, optimizer, progress, recipe.key)
             if board is not None:
@@ -197,10 +200,10 @@ def _validate(
     team: Team,
     progress: Progress,
     board: Board | None,
-) -> None:
-    """R@1 on validation products; the best model so far is kept in `output/best`, at a tie the later one."""
+) -> dict[str, float]:
+    """R@1 on validation products, on rank 0; the best model so far is kept in `output/best`, at a tie the later one."""
     if team.rank != 0 or validation is None or not validation.images:
-        return
+        return {}
     recalls = validation.recall(embedder, team.device)
     mean = sum(recalls.values()) / len(recalls)
     progress.validations.append({"step": progress.step, "R@1": mean, "verticals": recalls})
@@ -209,6 +212,7 @@ def _validate(
     if mean >= progress.best:
         progress.best, progress.best_step = mean, progress.step
         save_model(output / "best", embedder, key=recipe.key, step=progress.step)
+    return recalls
 
 
 def _publish(

@@ -11,6 +11,7 @@ from fashion_dml.data.plan import Near
 from fashion_dml.losses import create_loss
 from fashion_dml.losses.base import MetricLoss
 from fashion_dml.losses.distillation import DistillationLoss
+from fashion_dml.losses.lag import LagWeights
 from fashion_dml.models.embedder import Embedder
 from fashion_dml.training.gather import gather, in_lane_order
 
@@ -20,6 +21,7 @@ class Task(nn.Module):
 
     embedder: Embedder
     loss: nn.Module
+    follows_validation = False  # whether `validated` is to be called
 
     def forward(
         self, images: Tensor, labels: Tensor, lane: Tensor, row: Tensor, targets: Tensor | None = None, attributes: Tensor | None = None
@@ -33,6 +35,9 @@ class Task(nn.Module):
     def near(self) -> Near | None:
         """Where products are, for batches of hard classes; None if the task doesn't know."""
         return None
+
+    def validated(self, recall: dict[str, float]) -> None:
+        """Told on every worker of a team after a validation: R@1 of each vertical."""
 
 
 class MetricTask(Task):
@@ -79,11 +84,16 @@ class MetricTask(Task):
 class DistillTask(Task):
     """Distillation: targets float32 [n, E] are the specialists' embeddings of the same images."""
 
-    def __init__(self, embedder: Embedder, name: str, group: dist.ProcessGroup | None = None, *, teacher_dim: int = 0) -> None:
+    loss: DistillationLoss
+
+    def __init__(
+        self, embedder: Embedder, name: str, group: dist.ProcessGroup | None = None, *, teacher_dim: int = 0, lag: LagWeights | None = None
+    ) -> None:  # fmt: skip
         super().__init__()
         self.embedder = embedder
-        self.loss = DistillationLoss(name, embedder.dim, teacher_dim or embedder.dim)
+        self.loss = DistillationLoss(name, embedder.dim, teacher_dim or embedder.dim, lag)
         self.group = group
+        self.follows_validation = lag is not None
 
     def forward(
         self, images: Tensor, labels: Tensor, lane: Tensor, row: Tensor, targets: Tensor | None = None, attributes: Tensor | None = None
@@ -92,5 +102,9 @@ class DistillTask(Task):
         assert targets is not None
         # Gathered also for losses that are a mean over images: workers may have different numbers of them.
         embeddings, targets = gather(self.embedder(images), self.group), gather(targets, self.group)
-        parts: dict[str, Tensor] = self.loss(embeddings, targets)
+        parts: dict[str, Tensor] = self.loss(embeddings, targets, gather(labels, self.group) if self.loss.lag else None)
         return parts
+
+    def validated(self, recall: dict[str, float]) -> None:
+        if self.loss.lag is not None:
+            self.loss.lag.update(recall)

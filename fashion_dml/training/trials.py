@@ -88,7 +88,8 @@ class Trials:
         made = self.assignment(verticals)
         if (manifest := finished(self.home / made.name, made.recipe.key)) is None:
             return False
-        self.findings.recall[verticals] = manifest["validations"][-1]["verticals"]
+        measured = manifest["validations"]  # none where no vertical of the set can be measured
+        self.findings.recall[verticals] = measured[-1]["verticals"] if measured else {}
         return True
 
 

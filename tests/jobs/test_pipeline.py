@@ -89,7 +89,9 @@ def test_the_whole_loop(ray_local: str, tmp_path: Path) -> None:
     assert "| merged | " in (tmp_path / "export" / "README.md").read_text()
     (tmp_path / "export").rename(tmp_path.parent / f"{tmp_path.name}-export")
 
-    pipeline(settings.model_copy(update={"distill": settings.distill.model_copy(update={"steps": 4, "start": "joint"})}))
+    pipeline(
+        settings.model_copy(update={"distill": settings.distill.model_copy(update={"steps": 4, "start": "joint", "lag": 2.0})})
+    )
     second = files(tmp_path)
     assert changed(first, second) == {"unified", "embeddings", "reports", "index"}
     kept = {name for name in first if name.split("/")[0] in ("embeddings", "index") and not name.endswith("CURRENT")}

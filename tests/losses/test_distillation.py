@@ -8,6 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from fashion_dml.losses.distillation import DistillationLoss
+from fashion_dml.losses.lag import LagWeights
 
 
 def unit(n: int, dim: int, seed: int) -> np.ndarray:
@@ -116,3 +117,33 @@ def test_projection_has_the_gradient_of_finite_differences() -> None:
 def test_projection_asks_for_dimensions() -> None:
     with pytest.raises(ValueError, match="projection needs the dimensions"):
         DistillationLoss("projection")
+
+
+def lag(strength: float = 10.0) -> LagWeights:
+    classes = {"bags": torch.tensor([3, 5]), "hats": torch.tensor([8]), "shoes": torch.tensor([4, 5])}
+    return LagWeights(classes, {"bags": 0.9, "shoes": 0.5}, strength)
+
+
+def test_weights_follow_how_far_a_vertical_is_behind() -> None:
+    weights, labels = lag(), torch.tensor([5, 4, 3, 8, 5])
+    assert weights(labels).tolist() == [1] * 5
+    weights.update({"bags": 0.6, "shoes": 0.7, "hats": 0.1})
+    # 5 is a product of bags and shoes; shoes are ahead; hats had no teacher to compare with
+    assert weights(labels).tolist() == pytest.approx([4, 1, 4, 1, 4])
+    other = lag()
+    other.load_state_dict(weights.state_dict())
+    assert torch.equal(other(labels), weights(labels))
+    weights.update({"bags": 0.95})
+    assert weights(labels).tolist() == [1] * 5
+
+
+@pytest.mark.parametrize("name", ["l2", "cosine"])
+def test_weighed_mean_equals_numpy(name: str) -> None:
+    s, t = unit(4, 6, 0), unit(4, 6, 1)
+    weights, labels = lag(), torch.tensor([3, 4, 8, 5])
+    weights.update({"bags": 0.7})
+    loss = DistillationLoss(name, lag=weights)
+    found = loss(torch.from_numpy(s), torch.from_numpy(t), labels)["loss"]
+    each = [FORMULAS[name](s[i : i + 1], t[i : i + 1]) for i in range(4)]
+    assert float(found) == pytest.approx(np.average(each, weights=[3, 1, 1, 3]), rel=1e-6)
+    assert "lag.weight" in loss.state_dict()

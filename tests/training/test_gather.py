@@ -22,7 +22,7 @@ from fashion_dml.data.augment import augment, draws
 from fashion_dml.data.plan import Cursor, Plan, PlanSettings
 from fashion_dml.data.schema import Dataset
 from fashion_dml.data.stream import stream
-from fashion_dml.training.gather import gather, in_lane_order
+from fashion_dml.training.gather import from_first, gather, in_lane_order
 from fashion_dml.training.loop import Team
 from fashion_dml.training.task import DistillTask, Task
 
@@ -203,3 +203,12 @@ def test_lane_order_is_that_of_one_worker(small: Dataset) -> None:
     assert order.tolist() != sorted(order.tolist())
     assert torch.equal(torch.cat([p.labels for p in parts])[order], one.labels)
     assert torch.equal(torch.cat([p.images for p in parts])[order], one.images)
+
+
+def told(team: Team) -> torch.Tensor:
+    return torch.tensor(from_first({"bags": 0.5 + team.rank}, team.group, team.device)["bags"])
+
+
+def test_what_the_first_worker_holds_is_told_to_all() -> None:
+    assert [float(t) for t in together(2, told)] == [0.5, 0.5]
+    assert from_first({"bags": 1.0}, None, torch.device("cpu")) == {"bags": 1.0}

@@ -260,6 +260,13 @@ def test_settings_that_cannot_be(section: dict[str, Any], message: str, small: D
         groups_of(small, validate(TrainSettings, section).specialists)
 
 
+def test_lag_weighs_images_not_pairs() -> None:
+    with pytest.raises(
+        UserError, match="lag weighs images, and loss = l2\\+relational compares pairs; use l2, cosine or projection"
+    ):
+        validate(DistillSettings, {"distill": {"lag": 1, "loss": "l2+relational"}})
+
+
 def test_a_student_needs_a_lane_for_every_worker() -> None:
     with pytest.raises(
         UserError,
