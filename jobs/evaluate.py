@@ -31,6 +31,7 @@ from fashion_dml.evaluation.protocol import PROTOCOLS, Items, LeftOut, Measured,
 from fashion_dml.evaluation.ranking import Level
 from fashion_dml.evaluation.refine import Refinement
 from fashion_dml.evaluation.sheets import Sheet, Tile
+from fashion_dml.inference.cost import cost
 from fashion_dml.inference.embed import EmbedRequest, ensure_embeddings, read_embeddings
 from fashion_dml.inference.encode import model_version
 from fashion_dml.storage import Location, UserError, manifest_sha256, read_manifest, sha256_json
@@ -146,6 +147,7 @@ def measure_models(settings: EvaluateSettings) -> dict[str, Any]:
             "models": {name: report.agreement_report(given, *attributes, e.agreement, e.bootstrap, settings.seed, e.memory_bytes)
                        for name, given in items.items()},
         }  # fmt: skip
+    content["cost"] = {name: asdict(cost(by.values(), d.height, d.width)) for name, by in models.items()}
     content |= {"job": "evaluate", "code": __version__, "key": key, "seconds": round(time.monotonic() - started, 3)}
     plain = {name: results[name] for name in items}
     shown = list(_sheets(dataset, items, plain, e)) if e.sheets else []

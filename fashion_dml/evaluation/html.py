@@ -74,6 +74,7 @@ def render(evaluation: Mapping[str, Any], sheets: Sequence[Sheet] = (), *, title
             headline=headline(evaluation),
             compared=list(dict.fromkeys(d["metric"] for d in evaluation["differences"])),
             pairs=pairs(evaluation),
+            cost=evaluation.get("cost", {}),
             attributes=attribute_rows(evaluation),
             agreement=list(dict.fromkeys(c for by in evaluation.get("agreement", {}).get("models", {}).values() for c in by)),
             plots=plots,

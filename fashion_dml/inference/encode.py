@@ -38,6 +38,13 @@ class Encoder:
         self.sha256, self.dim, self.height, self.width = loaded.sha256, loaded.dim, loaded.height, loaded.width
         self._module = loaded.module.to(self.device).to(memory_format=torch.channels_last).eval()
 
+    def size(self) -> tuple[int, int]:
+        """(parameters, bytes of weights and buffers)."""
+        if self._module is None:
+            return 0, 0
+        tensors = [*self._module.parameters(), *self._module.buffers()]
+        return sum(p.numel() for p in self._module.parameters()), sum(t.numel() * t.element_size() for t in tensors)
+
     def pixels(self, data: bytes) -> np.ndarray:
         """Encoded image bytes to this model's input, uint8 [H, W, 3]. Raises UnreadableImage."""
         return decode(data, self.height, self.width)

@@ -128,3 +128,11 @@ def test_agreement_is_a_table(evaluation):
     assert "Share of the first 10 answers" in page
     assert "<b>25.0</b><small>20.0–30.0</small>" in page
     assert EVIL not in page
+
+
+def test_cost_is_a_table(evaluation):
+    one = {"models": 13, "parameters": 43_600_000, "bytes": 174_500_000, "ms_per_image": 3.456}
+    page = render({**evaluation, "cost": {EVIL: one}})
+    assert "<td>13</td><td>43.6</td><td>174.5</td><td>3.46</td>" in page
+    assert EVIL not in page
+    assert "What it takes to serve" not in render(evaluation)
