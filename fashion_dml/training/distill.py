@@ -92,12 +92,16 @@ def joint_start(workspace: Location, settings: DistillSettings) -> str:
     """The sha256 of the joint model, where the student starts. Raises UserError if it isn't there or is another architecture."""
     directory = workspace / "specialists" / FROM_JOINT
     manifest = require_manifest(directory, made_by="python -m jobs.train_specialists")
-    theirs = load_model(directory).module.settings
-    for name in ("trunk", "dim", "taps"):
-        if getattr(theirs, name) != getattr(settings.model, name):
+    joint, model, data = load_model(directory), settings.model, settings.data
+    theirs = joint.module.settings
+    for name, has, wanted in (
+        ("model.trunk", theirs.trunk, model.trunk), ("model.dim", theirs.dim, model.dim), ("model.taps", theirs.taps, model.taps),
+        ("data.height", joint.height, data.height), ("data.width", joint.width, data.width),
+    ):  # fmt: skip
+        if has != wanted:
             raise UserError(
-                f"distill.start = joint, but the joint model has model.{name} = {getattr(theirs, name)} and the student "
-                f"{getattr(settings.model, name)}; make them equal or use distill.start = initial."
+                f"distill.start = joint, but the joint model has {name} = {has} and the student {wanted}; "
+                f"make them equal or use distill.start = initial."
             )
     return str(manifest["sha256"])
 

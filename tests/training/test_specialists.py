@@ -15,10 +15,11 @@ from train_helpers import DATA, MODEL
 
 from fashion_dml.config import Cluster, Model, Optim, Specialists, validate
 from fashion_dml.data.schema import Dataset
-from fashion_dml.models.store import load_model
+from fashion_dml.models.embedder import Embedder
+from fashion_dml.models.store import load_model, save_model
 from fashion_dml.storage import Location, UserError
 from fashion_dml.training.assignments import Assignment, TrainSettings, assignments, groups_of, plan_for
-from fashion_dml.training.distill import DistillSettings
+from fashion_dml.training.distill import DistillSettings, joint_start
 from fashion_dml.training.queue import Queue
 from fashion_dml.training.specialists import run
 from fashion_dml.training.start import initial_model, trainable
@@ -258,6 +259,19 @@ def test_elastic_workers_leave_cpus_to_ray_data(ray_local: str) -> None:
 def test_settings_that_cannot_be(section: dict[str, Any], message: str, small: Dataset) -> None:
     with pytest.raises(UserError, match=f"{re.escape(message)}[^{{}}]*\\.$"):
         groups_of(small, validate(TrainSettings, section).specialists)
+
+
+def test_a_student_starts_from_a_joint_model_of_its_own_kind(tmp_path: Path) -> None:
+    def start(**model: Any) -> str:
+        chosen = DistillSettings(workspace=str(tmp_path), data=DATA, model=MODEL.model_copy(update=model))
+        return joint_start(Location.of(tmp_path), chosen)
+
+    with pytest.raises(UserError, match=r"no complete result in .*joint/model: run `python -m jobs\.train_specialists`"):
+        start()
+    digest = save_model(Location.of(tmp_path / "specialists" / "joint" / "model"), Embedder(MODEL, 32, 32))
+    assert start() == digest
+    with pytest.raises(UserError, match=r"the joint model has model\.dim = 16 and the student 24; make them equal"):
+        start(dim=24)
 
 
 def test_lag_weighs_images_not_pairs() -> None:
