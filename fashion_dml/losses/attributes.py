@@ -10,6 +10,8 @@ from torch.nn import functional as F
 
 from fashion_dml.storage import UserError
 
+Likeness = Callable[[slice, Tensor | None], Tensor]
+
 
 def chosen_words(words: tuple[str, ...], columns: tuple[str, ...]) -> list[bool]:
     """Which words of a vocabulary, as "colour=red", belong to these columns; no columns: all.
@@ -24,8 +26,8 @@ def chosen_words(words: tuple[str, ...], columns: tuple[str, ...]) -> list[bool]
     return [not columns or column in columns for column in of_word]
 
 
-def likeness(has: Tensor, known: Tensor | None, kind: str) -> Callable[[slice], Tensor]:
-    """A function from rows to their g [b, B], in [0, 1], of has [B, A] in [0, 1] and known [B, A] of 0 and 1 (None: all 1).
+def likeness(has: Tensor, known: Tensor | None, kind: str) -> Likeness:
+    """A function from rows to their g [b, B], in [0, 1], written to a given tensor, of has [B, A] in [0, 1] and known [B, A] of 0 and 1 (None: all 1).
 
     An attribute counts for a pair where both images know it. With u = has, over those:
 
@@ -40,11 +42,11 @@ def likeness(has: Tensor, known: Tensor | None, kind: str) -> Callable[[slice], 
         norms = squares.sum(1, keepdim=True)
         if kind == "cosine":  # the same norm against every other image, so one product does
             unit = has / norms.sqrt().clamp_min(least)
-            return lambda rows: unit[rows] @ unit.T
-        return lambda rows: _jaccard(has[rows] @ has.T, norms[rows] + norms.T, least)
+            return lambda rows, out: torch.mm(unit[rows], unit.T, out=out)
+        return lambda rows, out: _jaccard(torch.mm(has[rows], has.T, out=out), norms[rows] + norms.T, least)
 
-    def of(rows: slice) -> Tensor:
-        shared, own, other = has[rows] @ has.T, squares[rows] @ known.T, known[rows] @ squares.T
+    def of(rows: slice, out: Tensor | None) -> Tensor:
+        shared, own, other = torch.mm(has[rows], has.T, out=out), squares[rows] @ known.T, known[rows] @ squares.T
         if kind == "cosine":
             return shared.div_(own.mul_(other).sqrt_().clamp_min_(least))
         return _jaccard(shared, own.add_(other), least)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from fashion_dml.config import Granularity
-from fashion_dml.losses.attributes import AttributeHead, likeness
+from fashion_dml.losses.attributes import AttributeHead, Likeness, likeness
 from fashion_dml.losses.base import MetricLoss
 from fashion_dml.losses.memory import MemoryBank
 from fashion_dml.losses.pairs import Pairs, find_pairs
@@ -73,7 +71,7 @@ class GranularityLoss(MetricLoss):
         return {"loss": loss, "pair": pair.detach(), "attributes": predicted.detach()}
 
     @torch.no_grad()
-    def _likeness(self, x: Tensor, attributes: Tensor | None, logits: Tensor | None) -> Callable[[slice], Tensor] | None:
+    def _likeness(self, x: Tensor, attributes: Tensor | None, logits: Tensor | None) -> Likeness | None:
         kind = self.settings.likeness
         if self.settings.form == "deviance":
             return None
@@ -91,14 +89,15 @@ class GranularityLoss(MetricLoss):
         return likeness((attributes > 0).to(x.dtype), None if known.all() else known.to(x.dtype), kind)
 
     def _deviance(
-        self, s: Tensor, rows: slice, pairs: Pairs, share: list[Tensor], alike: Callable[[slice], Tensor] | None
+        self, s: Tensor, rows: slice, pairs: Pairs, share: list[Tensor], alike: Likeness | None
     ) -> tuple[tuple[Tensor, ...], Tensor]:
         form, slope, push = self.settings.form, self.settings.slope, self.settings.negative_weight * self.settings.slope
         centre = self.settings.centre
         z = s.gather(1, pairs.positive[rows]).sub_(centre).mul_(-slope)
         soft = s.sub(centre).mul_(-slope) if form == "C" else None
-        pushed, gradient = softplus(s.sub_(centre).mul_(push), push * (1 - centre))
-        g = None if alike is None else alike(rows)  # only now: it needs no room beside what softplus takes
+        scratch = torch.empty_like(s)
+        pushed, gradient = softplus(s.sub_(centre).mul_(push), push * (1 - centre), scratch)
+        g = None if alike is None else alike(rows, scratch)
         pull_weight = pairs.valid[rows].to(z.dtype) * share[0]
         if form == "B" and g is not None:
             pull_weight *= 1 + g.gather(1, pairs.positive[rows])

@@ -7,8 +7,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def softplus(z: Tensor, largest: float) -> tuple[Tensor, Tensor]:
-    """(log(1 + e^z), its slope 1 / (1 + e^-z)) of z <= `largest`, which is overwritten.
+def softplus(z: Tensor, largest: float, scratch: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """(log(1 + e^z), its slope 1 / (1 + e^-z)) of z <= `largest`, which is overwritten, as is `scratch` of its shape.
 
     torch's softplus takes eight times as long where z is below -20, as that of most negative pairs is. With u = 1 + e^z
     rounded, log u + (e^z - (u - 1)) / u is exact also where u is 1. Below -60 z counts as -60, or numbers turn denormal.
@@ -16,7 +16,7 @@ def softplus(z: Tensor, largest: float) -> tuple[Tensor, Tensor]:
     if largest > 80:  # e^z could overflow
         return F.softplus(z, threshold=40), z.sigmoid_()
     e = z.clamp_min_(-60).exp_()
-    u = e + 1
+    u = torch.add(e, 1, out=scratch)
     rest = (u - 1).neg_().add_(e).div_(u)
     slope = e.div_(u)
     return rest.add_(u.log_()), slope

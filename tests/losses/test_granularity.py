@@ -96,10 +96,10 @@ def test_likeness_equals_the_loop(case: str, kind: str) -> None:
     if case == "predicted":
         p = torch.rand(9, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
         expected = torch.tensor([[loop_likeness(a, b, [True] * 6, kind) for b in p.tolist()] for a in p.tolist()]).double()
-        found = likeness(p, None, kind)(slice(0, 9))
+        found = likeness(p, None, kind)(slice(0, 9), None)
     else:
         known = None if case == "all known" else (table != 0).double()
-        found = likeness((table > 0).double(), known, kind)(slice(0, 9))
+        found = likeness((table > 0).double(), known, kind)(slice(0, 9), torch.empty(9, 9, dtype=torch.float64))
         expected = torch.tensor(loop_g(table, kind), dtype=torch.float64)
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-7)
     assert 0 <= float(found.min()) < float(found.max()) <= 1 + 1e-12
@@ -107,7 +107,7 @@ def test_likeness_equals_the_loop(case: str, kind: str) -> None:
 
 def test_jaccard_of_ones_and_zeros_is_shared_over_united() -> None:
     has = torch.tensor([[1.0, 1, 0, 0], [0, 1, 1, 1], [0, 0, 0, 0]])
-    found = likeness(has, torch.ones_like(has), "jaccard")(slice(0, 3))
+    found = likeness(has, torch.ones_like(has), "jaccard")(slice(0, 3), None)
     torch.testing.assert_close(found, torch.tensor([[1, 0.25, 0], [0.25, 1, 0], [0, 0, 0]]))
 
 
