@@ -90,7 +90,7 @@ def test_a_bad_value_is_named_with_its_limit(argv: list[str], message: str) -> N
         ("data:\n  batch: 3\n", "There is no setting 'data.batch'; known here are decode, executor, height, lanes,"),
         (
             "specialists:\n  optim:\n    lr: 3\n",
-            "There is no setting 'specialists.optim.lr'; known here are amp, clip, compile,",
+            "There is no setting 'specialists.optim.lr'; known here are amp, average, clip, compile,",
         ),
         ("data: 3\n", "The setting data = 3 can't be used: Input should be a valid dictionary"),
         ("data:\n  lanes: [1]\n", "The setting data.lanes = [1] can't be used: Input should be a valid integer."),
