@@ -103,7 +103,9 @@ def test_the_whole_loop(ray_local: str, tmp_path: Path) -> None:
 
 
 def test_unknown_stage(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no stage 'destill'; known are ingest, group_verticals, train_specialists, embed, distill"):
+    with pytest.raises(
+        UserError, match=r"no stage 'destill'; known are ingest, group_verticals, train_specialists, embed, distill"
+    ):
         pipeline(PipelineSettings(workspace=str(tmp_path), start="destill"))
 
 
