@@ -3,8 +3,8 @@
     python -m jobs.group_verticals --config jobs/configs/demo.yaml --workspace workspace
     python -m jobs.train_specialists --config jobs/configs/demo.yaml --workspace workspace --specialists.grouping searched
 
-Trains each vertical alone, then merges as the search wants them, and what else the sweet-spot curves need: all in one Ray Train
-run of teams, where idle teams train what the search will ask for next. Reads `<workspace>/dataset`; writes `<workspace>/groups`
+Trains each vertical alone, then merges as the search asks for them, with what the sweet-spot curves need beside: all in one Ray
+Train run of teams. When nothing else is left, idle teams train what the search may ask for next. Reads `<workspace>/dataset`; writes `<workspace>/groups`
 and `reports/group_verticals.json` and `.html`. A trial that is finished is not made again; an interrupted one goes on.
 """
 

@@ -94,13 +94,15 @@ def train(
     task.to(device).to(memory_format=torch.channels_last)
     optimizer = create_optimizer(task, recipe.optim)
     progress = checkpoint.load(output / "last", embedder, task.loss, optimizer, recipe.key) or Progress()
-    if embedder.settings.batch_norm == "live" and team.group is not None and device.type == "cuda":
-        convert_sync_batchnorm(embedder.trunk, team.group)  # timm's: torch's would drop the activation in its norm layers
     average = None
-    if recipe.optim.average and team.rank == 0:  # the others' weights are the same
+    if (
+        recipe.optim.average and team.rank == 0
+    ):  # the others' weights are the same; before its layers hold a process group, which can't be copied
         average = Average(embedder, recipe.optim.average, progress.average)
         progress.average = average.embedder.state_dict()
     chosen = embedder if average is None else average.embedder
+    if embedder.settings.batch_norm == "live" and team.group is not None and device.type == "cuda":
+        convert_sync_batchnorm(embedder.trunk, team.group)  # timm's: torch's would drop the activation in its norm layers
     if recipe.optim.compile:
         embedder.trunk.compile()
     module: nn.Module = task

@@ -25,13 +25,13 @@ class Queue:
         if self._ended.get(INITIAL) is not None:
             return None
         if (team, turn) not in self._given:
-            taken = {a.name for a in self._given.values() if a is not None}
-            open_ones = (a for a in self.wanted(len(taken)) if a.name not in taken and a.name not in self._ended)
+            running = {a.name for a in self._given.values() if a is not None and a.name not in self._ended}
+            open_ones = (a for a in self.wanted(len(running)) if a.name not in running and a.name not in self._ended)
             self._given[team, turn] = next(open_ones, None)
         return self._given[team, turn]
 
-    def wanted(self, taken: int) -> Sequence[Assignment]:
-        """What is to be trained, most wanted first; some of it, at most `taken`, may be in training already."""
+    def wanted(self, running: int) -> Sequence[Assignment]:
+        """What is to be trained, most wanted first; `running` trainings, which may be among it, have begun."""
         return self._todo
 
     def report(self, progress: dict[str, Any]) -> None:

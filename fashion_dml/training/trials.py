@@ -71,14 +71,17 @@ class Trials:
         return self._images[vertical]
 
     def wanted(self, ahead: int) -> list[Members]:
-        """Sets without a result, most wanted first: each vertical alone, what the search needs, the rest of the curves.
+        """Sets without a result, most wanted first: each vertical alone, the merge that the search asks about, what the
+        curves need, and at last merges that it may ask about, which may turn out to be of no use.
 
         `ahead`: how many merges to look forward to. Takes in what has been trained by now.
         """
         while True:
             sets: list[Members] = [(v,) for v in self.order]
-            sets += likely(self.order, self.findings.keeps, ahead)
+            merges = likely(self.order, self.findings.keeps, ahead)
+            sets += merges[:1]
             sets += [s for order in self.orders for s in curve_sets(order, self.settings.group.sizes)]
+            sets += merges[1:]
             unknown = [s for s in dict.fromkeys(sets) if s not in self.findings.recall and s not in self.findings.failed]
             new = [self._take_in(s) for s in unknown]
             if not any(new):
@@ -101,8 +104,8 @@ class SearchQueue(Queue):
         self._trials = Trials(Dataset.open(dataset), settings)
         self._members: dict[str, Members] = {}
 
-    def wanted(self, taken: int) -> Sequence[Assignment]:
-        found = [self._trials.assignment(s) for s in self._trials.wanted(taken + 1)]
+    def wanted(self, running: int) -> Sequence[Assignment]:
+        found = [self._trials.assignment(s) for s in self._trials.wanted(running + 1)]
         self._members.update({a.name: a.verticals for a in found})
         return found
 

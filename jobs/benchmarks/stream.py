@@ -1,6 +1,7 @@
 """The stream against its limits: the bare loop, a torch DataLoader, training on synthetic images; memory and start-up.
 
-All ratios are medians over turns, in each of which both sides are measured right after one another, in alternating order.
+Ratios of rates are medians over turns, in each of which both sides are measured right after one another, in alternating order; that
+of memory is of the medians of fresh processes.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from fashion_dml.data.schema import Dataset
 from fashion_dml.evaluation.html import render_groups
 from fashion_dml.storage import UserError
 from fashion_dml.training.assignments import TrainSettings, assignments
+from fashion_dml.training.grouping import members
 from fashion_dml.training.trials import GroupSettings, Trials
 from jobs.group_verticals import group_verticals
 
@@ -63,6 +64,21 @@ def test_groups_are_searched_once_and_taken(ray_local: str, tmp_path: Path) -> N
         UserError, match=r"groups was found on another dataset than .*other: run `python -m jobs\.group_verticals`"
     ):
         assignments(Dataset.open(str(tmp_path / "other")), searched, joint=False)
+
+
+def test_certain_work_comes_before_what_may_be_of_no_use(tmp_path: Path) -> None:
+    trials = Trials(
+        small_dataset(tmp_path / "dataset", three_verticals()), settings(tmp_path, sizes=(1, 3), tolerance=0.0, chance=0.0)
+    )
+    first, second, third = trials.order
+    everything = members(trials.order)
+    assert trials.wanted(3)[:3] == [(first,), (second,), (third,)]
+    trials.findings.recall.update({(v,): {v: 0.5} for v in trials.order})
+    # The search asks about the first two; the curves end with all three; after a no it would ask about the first and the third.
+    assert trials.wanted(1) == [members([first, second]), everything]
+    assert trials.wanted(3) == [members([first, second]), everything, members([first, third])]
+    trials.findings.recall[members([first, second])] = {first: 0.4, second: 0.5}
+    assert trials.wanted(1)[0] == members([first, third])
 
 
 def test_a_search_needs_validation_products(tmp_path: Path) -> None:
