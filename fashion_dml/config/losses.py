@@ -56,6 +56,10 @@ class MultiObjective(Section):
     )
     near_classes: Positive = Field(32, description="nearest other classes of a batch class that its proxy is pushed from")
     proxy_rate: Annotated[float, Field(gt=0)] = Field(100.0, description="learning rate of the proxies over the trunk's")
+    proxy_start: Literal["photos", "random"] = Field(
+        "photos",
+        description="where proxies start; photos: at the mean embedding of their product's, by one pass over the photos",
+    )
 
     @model_validator(mode="after")
     def _some_term(self) -> MultiObjective:

@@ -41,7 +41,7 @@ def read_window(plan: Plan, window: Window, sources: Sources, near: Near | None 
         vertical, shard, row_group = (int(v) for v in plan.group_key[g])
         part = Part(sources.split, plan.verticals[vertical], shard)
         columns = ["image", "label", "image_id", *(["attributes"] if sources.attributes else [])]
-        images.append(_row_group(Location.of(sources.images) / part.relative, row_group, columns))
+        images.append(read_row_group(Location.of(sources.images) / part.relative, row_group, columns))
         if sources.targets is not None:
             targets.append(_teacher(Location.of(sources.targets[part.vertical]), part, row_group, images[-1]["image_id"]))
     table = pa.concat_tables(images).combine_chunks()
@@ -59,7 +59,7 @@ def read_window(plan: Plan, window: Window, sources: Sources, near: Near | None 
 def _teacher(embeddings: Location, part: Part, row_group: int, image_ids: pa.ChunkedArray) -> pa.ChunkedArray:
     """The targets of a row group of images, from the same place of the embeddings."""
     try:
-        found = _row_group(embeddings / part.relative, row_group, ["image_id", "embedding"])
+        found = read_row_group(embeddings / part.relative, row_group, ["image_id", "embedding"])
     except (FileNotFoundError, pa.ArrowInvalid):  # no such file, no such row group
         found = None
     if found is None or not found["image_id"].equals(image_ids):
@@ -70,7 +70,8 @@ def _teacher(embeddings: Location, part: Part, row_group: int, image_ids: pa.Chu
     return found["embedding"]
 
 
-def _row_group(file: Location, row_group: int, columns: list[str]) -> pa.Table:
+def read_row_group(file: Location, row_group: int, columns: list[str]) -> pa.Table:
+    """These columns of one row group of a Parquet file."""
     with file.open_input() as stream:
         return pq.ParquetFile(stream).read_row_group(row_group, columns=columns)
 

@@ -22,6 +22,7 @@ class MetricLoss(nn.Module):
 
     needs_attributes = False
     needs_features = False
+    wants_centres = False  # whether `start` is to be called
 
     def __init__(self, memory: MemoryBank | None = None) -> None:
         super().__init__()
@@ -54,6 +55,9 @@ class MetricLoss(nn.Module):
     def class_vectors(self) -> tuple[Tensor, Tensor] | None:
         """(labels int64 [C], sorted; unit vectors [C, D]): where the classes are, if the loss knows; batches may ask for it."""
         return None
+
+    def start(self, centres: Tensor) -> None:
+        """Told before the first step where the classes are: mean embeddings [C, D] under the initial model; 0: unknown."""
 
     def recall(self, x: Tensor, labels: Tensor) -> tuple[Tensor | None, Tensor]:
         """(reference [R, D] or None where it is the batch itself, its labels [R]); stores the batch for later ones."""

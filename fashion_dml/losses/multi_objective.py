@@ -33,6 +33,15 @@ class MultiObjectiveLoss(MetricLoss):
         self.settings = settings
         self.products = Proxies(classes, dim) if settings.proxy_weight or settings.proxy_proxy_weight else None
 
+    @property
+    def wants_centres(self) -> bool:  # type: ignore[override]
+        return self.products is not None and self.settings.proxy_start == "photos"
+
+    def start(self, centres: Tensor) -> None:
+        """Proxies begin at their products' photos."""
+        assert self.products is not None
+        self.products.start(centres)
+
     def rate_multipliers(self) -> dict[str, float]:
         """The proxies' own learning rate."""
         return {} if self.products is None else {"products.proxies": self.settings.proxy_rate}

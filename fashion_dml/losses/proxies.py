@@ -25,6 +25,12 @@ class Proxies(nn.Module):
         self.register_buffer("classes", classes.clone())
         self.proxies = nn.Parameter(F.normalize(torch.randn(len(classes), dim), dim=1))
 
+    @torch.no_grad()
+    def start(self, centres: Tensor) -> None:
+        """Put the proxies at centres [C, D], but for those that are 0."""
+        known = centres.norm(dim=1) > 0
+        self.proxies[known] = F.normalize(centres[known], dim=1).to(self.proxies)
+
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         stored = state_dict.get(prefix + "classes")
         if stored is not None and not torch.equal(stored.to(self.classes.device), self.classes):

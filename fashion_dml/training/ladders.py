@@ -42,9 +42,10 @@ def _granularity(form: str, g: str, head: float, columns: tuple[str, ...] = ()) 
     }  # fmt: skip
 
 
-def _objective(pair: float, proxy: float, proxies: float, **more: Any) -> Changes:
-    weights = {"pair_weight": pair, "proxy_weight": proxy, "proxy_proxy_weight": proxies}
-    return {"loss.name": "multi_objective", **{f"loss.multi_objective.{n}": w for n, w in weights.items()}, **more}
+def _objective(*terms: str, **more: Any) -> Changes:
+    """These terms with the weights of the run's settings; the others are 0."""
+    off = [term for term in ("pair", "proxy", "proxy_proxy") if term not in terms]
+    return {"loss.name": "multi_objective", **{f"loss.multi_objective.{term}_weight": 0 for term in off}, **more}
 
 
 def _cascade(ranking: str, shares: tuple[float, ...], taps: tuple[int, ...] = (2, 3)) -> Changes:
@@ -66,6 +67,8 @@ def _focus(form: str, **more: Any) -> Changes:
 
 LOOK = ("category", "garment_group_name", "section_name")  # what names the look; colour differs within a product
 COLOUR = ("colour", "perceived_colour_master_name")
+
+HARD = {"specialists.batches": "hard-classes", "specialists.refresh_every": 50}
 
 LADDERS: dict[str, Ladder] = {
     "triplet": Ladder(
@@ -101,15 +104,17 @@ LADDERS: dict[str, Ladder] = {
     # Proxy-proxy alone, or beside pairs, doesn't reach the model: nothing ties proxies to images there.
     "multi_objective": Ladder(
         (
-            Rung("pair", _objective(1, 0, 0)),
-            Rung("proxy", _objective(0, 1, 0)),
-            Rung("pair + proxy", _objective(1, 1, 0)),
-            Rung("proxy + proxy-proxy", _objective(0, 1, 1)),
-            Rung("all three", _objective(1, 1, 1)),
-            Rung("all three, hard classes", _objective(1, 1, 1, **{"specialists.batches": "hard-classes", "specialists.refresh_every": 50})),
+            Rung("pair", _objective("pair")),
+            Rung("proxy", _objective("proxy")),
+            Rung("pair + proxy", _objective("pair", "proxy")),
+            Rung("pair + proxy, random start", _objective("pair", "proxy", **{"loss.multi_objective.proxy_start": "random"})),
+            Rung("proxy + proxy-proxy", _objective("proxy", "proxy_proxy")),
+            Rung("all three", _objective("pair", "proxy", "proxy_proxy")),
+            Rung("all three, hard classes", _objective("pair", "proxy", "proxy_proxy", **HARD)),
         ),
         (
             Claim("proxies add to pairs", "pair + proxy", "pair"),
+            Claim("proxies that start at their photos beat random ones", "pair + proxy", "pair + proxy, random start"),
             Claim("proxy-proxy adds to pair and proxy", "all three", "pair + proxy"),
             Claim("proxy-proxy adds at the tail of the list", "all three", "pair + proxy", "R@10"),
             Claim("batches of near classes help", "all three, hard classes", "all three"),

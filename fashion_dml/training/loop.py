@@ -31,21 +31,11 @@ from fashion_dml.training.curve import FILE, Curve
 from fashion_dml.training.gather import from_first
 from fashion_dml.training.optim import create_optimizer, rate, set_rate
 from fashion_dml.training.task import Task
+from fashion_dml.training.team import Team
 from fashion_dml.training.validation import Validation
 
-CPU = torch.device("cpu")
 CHECK_EVERY = 10  # steps between looks at the loss: each one waits for the device
 Report = Callable[[dict[str, Any]], None]
-
-
-@dataclass(frozen=True)
-class Team:
-    """The workers that train one model together. `group` None: one worker alone."""
-
-    rank: int = 0
-    size: int = 1
-    group: dist.ProcessGroup | None = None
-    device: torch.device = CPU
 
 
 @dataclass(frozen=True)
@@ -93,7 +83,10 @@ def train(
     embedder, device = task.embedder, team.device
     task.to(device).to(memory_format=torch.channels_last)
     optimizer = create_optimizer(task, recipe.optim)
-    progress = checkpoint.load(output / "last", embedder, task.loss, optimizer, recipe.key) or Progress()
+    progress = checkpoint.load(output / "last", embedder, task.loss, optimizer, recipe.key)
+    if progress is None:
+        progress = Progress()
+        task.begin(plan, sources, recipe.data, team)
     average = None
     if (
         recipe.optim.average and team.rank == 0
@@ -172,7 +165,7 @@ def _batches(
     while progress.step < recipe.steps:
         end, near = recipe.steps, None
         if hard:
-            if progress.step % recipe.refresh == 0 and progress.step:  # before the first step nothing is known
+            if progress.step % recipe.refresh == 0 and (progress.step or task.begun):  # else nothing is known yet
                 found = task.near()
                 progress.near = None if found is None else {n: torch.from_numpy(values) for n, values in vars(found).items()}
             end = min(end, (progress.step // recipe.refresh + 1) * recipe.refresh)

@@ -23,9 +23,10 @@ from fashion_dml.models.embedder import Embedder
 from fashion_dml.models.store import load_model
 from fashion_dml.storage import Location, UserError
 from fashion_dml.training.assignments import FROM_JOINT, INITIAL, JOINT, Assignment, TrainSettings, assignments, plan_for
-from fashion_dml.training.loop import Team, finished, train
+from fashion_dml.training.loop import finished, train
 from fashion_dml.training.queue import Queue
 from fashion_dml.training.start import initial_model, metric_task, trainable
+from fashion_dml.training.team import Team
 from fashion_dml.training.validation import Validation
 from fashion_dml.training.workers import check_norms, fit, join_team
 

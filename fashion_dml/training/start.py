@@ -16,8 +16,8 @@ from fashion_dml.models.head import pca_head
 from fashion_dml.models.store import save_model
 from fashion_dml.storage import Location, UserError, manifest_sha256, read_manifest, sha256_json
 from fashion_dml.training.assignments import TrainSettings, training_products
-from fashion_dml.training.loop import Team
 from fashion_dml.training.task import MetricTask
+from fashion_dml.training.team import Team
 
 HEAD_IMAGES = 2048
 

@@ -6,14 +6,17 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from fashion_dml.config import Loss
-from fashion_dml.data.plan import Near
+from fashion_dml.config import Data, Loss
+from fashion_dml.data.plan import Near, Plan
+from fashion_dml.data.read import Sources
 from fashion_dml.losses import create_loss
 from fashion_dml.losses.base import MetricLoss
 from fashion_dml.losses.distillation import DistillationLoss
 from fashion_dml.losses.lag import LagWeights
 from fashion_dml.models.embedder import Embedder
+from fashion_dml.training.centres import class_centres
 from fashion_dml.training.gather import gather, in_lane_order
+from fashion_dml.training.team import Team
 
 
 class Task(nn.Module):
@@ -22,6 +25,7 @@ class Task(nn.Module):
     embedder: Embedder
     loss: nn.Module
     follows_validation = False  # whether `validated` is to be called
+    begun = False  # whether `begin` found out where products are
 
     def forward(
         self, images: Tensor, labels: Tensor, lane: Tensor, row: Tensor, targets: Tensor | None = None, attributes: Tensor | None = None
@@ -31,6 +35,9 @@ class Task(nn.Module):
         Returns {"loss", named parts}.
         """
         raise TypeError(f"{type(self).__name__} has no forward")
+
+    def begin(self, plan: Plan, sources: Sources, data: Data, team: Team) -> None:
+        """Called on every worker of a team where a training starts from nothing, before its first step."""
 
     def near(self) -> Near | None:
         """Where products are, for batches of hard classes; None if the task doesn't know."""
@@ -59,6 +66,7 @@ class MetricTask(Task):
             settings, dim=embedder.dim, classes=classes, attributes=attributes, features=sum(embedder.widths)
         )
         self.group = group
+        self.classes = classes
 
     def forward(
         self, images: Tensor, labels: Tensor, lane: Tensor, row: Tensor, targets: Tensor | None = None, attributes: Tensor | None = None
@@ -75,6 +83,13 @@ class MetricTask(Task):
             attributes = gather(attributes, self.group)[order]
         parts: dict[str, Tensor] = self.loss(embeddings[order], labels[order], attributes, extra)
         return parts
+
+    def begin(self, plan: Plan, sources: Sources, data: Data, team: Team) -> None:
+        """Tells a loss that wants it where its classes are."""
+        self.begun = self.loss.wants_centres
+        if self.begun:
+            assert self.classes is not None
+            self.loss.start(class_centres(self.embedder, self.classes, plan, sources, data, team))
 
     def near(self) -> Near | None:
         found = self.loss.class_vectors()

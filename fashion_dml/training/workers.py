@@ -18,7 +18,7 @@ from ray.train.v2.api.config import ScalingConfig
 
 from fashion_dml.config import Cluster, Model
 from fashion_dml.storage import UserError
-from fashion_dml.training.loop import Team
+from fashion_dml.training.team import Team
 
 DATA_CPUS = 0.25  # a Ray Data read task asks for this much
 

@@ -23,8 +23,8 @@ from fashion_dml.data.plan import Cursor, Plan, PlanSettings
 from fashion_dml.data.schema import Dataset
 from fashion_dml.data.stream import stream
 from fashion_dml.training.gather import from_first, gather, in_lane_order
-from fashion_dml.training.loop import Team
 from fashion_dml.training.task import DistillTask, Task
+from fashion_dml.training.team import Team
 
 LANES = (4, 5)  # even and uneven on 2 and 4 workers, uneven on 3
 LOSSES = ("l2", "relational", "l2+relational", "projection")

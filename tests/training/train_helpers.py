@@ -22,8 +22,9 @@ from fashion_dml.data.stream import stream
 from fashion_dml.models.embedder import Embedder
 from fashion_dml.models.head import pca_head
 from fashion_dml.storage import Location
-from fashion_dml.training.loop import Recipe, Team, train
+from fashion_dml.training.loop import Recipe, train
 from fashion_dml.training.task import MetricTask
+from fashion_dml.training.team import Team
 from fashion_dml.training.validation import Validation
 
 DATA = Data(height=32, width=32, executor="threads", decode="worker", window_images=32)
