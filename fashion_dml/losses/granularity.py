@@ -63,7 +63,7 @@ class GranularityLoss(MetricLoss):
         positives, negatives = pairs.counts()
         both = ((positives > 0) & (negatives > 0)).to(x.dtype)
         share = [both / n.clamp_min(1) for n in (positives, negatives)]
-        (pair,) = over_rows(lambda s, rows: self._deviance(s, rows, pairs, share, alike), x, reference, depth=2)
+        (pair,) = over_rows(lambda s, rows: self._deviance(s, rows, pairs, share, alike), x, reference, depth=2, symmetric=True)
         if self.head is None or extra is None or attributes is None:
             return {"loss": pair, "pair": pair.detach()}
         predicted = self.head.loss(extra.to(x.dtype), attributes)
@@ -91,12 +91,14 @@ class GranularityLoss(MetricLoss):
     def _deviance(
         self, s: Tensor, rows: slice, pairs: Pairs, share: list[Tensor], alike: Likeness | None
     ) -> tuple[tuple[Tensor, ...], Tensor]:
-        form, slope, push = self.settings.form, self.settings.slope, self.settings.negative_weight * self.settings.slope
-        centre = self.settings.centre
+        form, centre = self.settings.form, self.settings.centre
+        slope = self.settings.slope
+        push = self.settings.negative_weight * slope
         z = s.gather(1, pairs.positive[rows]).sub_(centre).mul_(-slope)
         soft = s.sub(centre).mul_(-slope) if form == "C" else None
         scratch = torch.empty_like(s)
-        pushed, gradient = softplus(s.sub_(centre).mul_(push), push * (1 - centre), scratch)
+        torch.add(s.new_tensor(-push * centre), s, alpha=push, out=s)
+        pushed, gradient = softplus(s, -push * (1 + centre), push * (1 - centre), scratch)
         g = None if alike is None else alike(rows, scratch)
         pull_weight = pairs.valid[rows].to(z.dtype) * share[0]
         if form == "B" and g is not None:
@@ -104,14 +106,18 @@ class GranularityLoss(MetricLoss):
         total = (pull_weight * F.softplus(z, threshold=40)).sum()
         pull = pull_weight.mul_(z.sigmoid_()).mul_(-slope)  # d total / d S of the positives
         # The row's own group is weighed by 0 rather than left out; NaN stays NaN.
-        weight = torch.ones_like(pushed) if g is None else torch.rsub(g, 1) if form == "C" else g.neg_().add_(1)
+        scale = push * share[1]
+        if g is None:
+            weight = scale.expand_as(pushed).contiguous()
+        else:
+            weight = torch.addcmul(scale, g, scale, value=-1, out=None if form == "C" else g)
         weight.scatter_(1, pairs.group[rows], 0)
-        lost = torch.dot(weight.flatten(), pushed.flatten())
-        gradient.mul_(weight).mul_(push * share[1])
+        lost = torch.dot(weight.flatten(), pushed.flatten()) / push
+        gradient.mul_(weight)
         if soft is not None and g is not None:
             g.scatter_(1, pairs.group[rows], 0)
-            pulled, back = softplus(soft, slope * (1 + centre))
-            lost += torch.dot(g.flatten(), pulled.flatten())
+            pulled, back = softplus(soft, -slope * (1 - centre), slope * (1 + centre))
+            lost += share[1] * torch.dot(g.flatten(), pulled.flatten())
             gradient -= back.mul_(g.mul_(slope * share[1]))
         gradient.scatter_add_(1, pairs.positive[rows], pull)
-        return (total + share[1] * lost,), gradient
+        return (total + lost,), gradient

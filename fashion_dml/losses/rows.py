@@ -22,7 +22,7 @@ BLOCK = {"cpu": 1 << 19, "cuda": 1 << 24}  # elements: a core's cache holds it; 
 
 class _OverRows(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, reference: Tensor | None, term: Term, depth: int) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, x: Tensor, reference: Tensor | None, term: Term, depth: int, symmetric: bool) -> tuple[Tensor, ...]:
         columns = x if reference is None else reference
         needed = ctx.needs_input_grad
         to_x = torch.zeros_like(x) if needed[0] else None
@@ -34,6 +34,10 @@ class _OverRows(torch.autograd.Function):
             block = x[chosen]
             found, gradient = term(block @ columns.T, chosen)
             sums = [a + b for a, b in zip(sums, found, strict=True)] if sums else list(found)
+            if reference is None and symmetric:
+                if to_x is not None:
+                    to_x[chosen].addmm_(gradient, x, alpha=2)
+                continue
             if reference is None and to_x is not None and len(block) == len(x):  # one product where two would do the same
                 to_x.addmm_(gradient + gradient.T, x)
                 break
@@ -49,7 +53,7 @@ class _OverRows(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
         to_x, to_columns = (None if g is None else g * upstream[0] for g in ctx.saved_tensors)
-        return to_x, to_columns, None, None
+        return to_x, to_columns, None, None, None
 
 
 class _WithGradient(torch.autograd.Function):
@@ -70,12 +74,15 @@ def with_gradient(value: Tensor, x: Tensor, gradient: Tensor) -> Tensor:
     return found
 
 
-def over_rows(term: Term, x: Tensor, reference: Tensor | None = None, *, depth: int = 1) -> tuple[Tensor, ...]:
+def over_rows(
+    term: Term, x: Tensor, reference: Tensor | None = None, *, depth: int = 1, symmetric: bool = False
+) -> tuple[Tensor, ...]:
     """Sums over all rows of <x_i, r_j>, the first of them with its gradient.
 
     x [M, D] and reference [R, D] (None: x itself) of one float dtype; `term` maps a block [b, R] of similarities to sums,
     the others being counts and the like, and the gradient of the first. `depth`: how many times the block's size a term
-    uses, so that it can have fewer rows.
+    uses, so that it can have fewer rows. `symmetric`: without a reference (i, j) and (j, i) have the same gradient, which
+    saves one of two products.
     """
-    found: tuple[Tensor, ...] = _OverRows.apply(x, reference, term, depth)
+    found: tuple[Tensor, ...] = _OverRows.apply(x, reference, term, depth, symmetric)
     return found

@@ -7,17 +7,17 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def softplus(z: Tensor, largest: float, scratch: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """(log(1 + e^z), its slope 1 / (1 + e^-z)) of z <= `largest`, which is overwritten, as is `scratch` of its shape.
+def softplus(z: Tensor, smallest: float, largest: float, scratch: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """(log(1 + e^z), its slope 1 / (1 + e^-z)) of smallest <= z <= largest; overwrites z, and `scratch` of its shape.
 
     torch's softplus takes eight times as long where z is below -20, as that of most negative pairs is. With u = 1 + e^z
-    rounded, log u + (e^z - (u - 1)) / u is exact also where u is 1. Below -60 z counts as -60, or numbers turn denormal.
+    rounded, log u + (e^z - (u - 1)) / u is exact also where u is 1. Below -80 z counts as -80, or numbers turn denormal.
     """
     if largest > 80:  # e^z could overflow
         return F.softplus(z, threshold=40), z.sigmoid_()
-    e = z.clamp_min_(-60).exp_()
+    e = (z.clamp_min_(-80) if smallest < -80 else z).exp_()
     u = torch.add(e, 1, out=scratch)
-    rest = (u - 1).neg_().add_(e).div_(u)
+    rest = torch.rsub(u, 1).add_(e).div_(u)
     slope = e.div_(u)
     return rest.add_(u.log_()), slope
 

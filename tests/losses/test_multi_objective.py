@@ -165,14 +165,14 @@ def test_no_tensor_of_the_whole_matrix() -> None:
 
 def test_softplus_is_exact_everywhere() -> None:
     z = torch.linspace(-59, 79, 4001, dtype=torch.float64)
-    value, slope = softplus(z.clone(), 80)
+    value, slope = softplus(z.clone(), -80, 80)
     torch.testing.assert_close(value, torch.log1p(torch.exp(-z.abs())) + z.clamp_min(0), rtol=1e-14, atol=0)
     torch.testing.assert_close(slope, torch.sigmoid(z), rtol=1e-14, atol=0)
-    single, _ = softplus(z.float(), 80)
+    single, _ = softplus(z.float(), -80, 80)
     torch.testing.assert_close(single.double(), value, rtol=1e-5, atol=0)
-    far, _ = softplus(torch.tensor([-300.0, 300.0, torch.nan], dtype=torch.float64), 400)
+    far, _ = softplus(torch.tensor([-300.0, 300.0, torch.nan], dtype=torch.float64), -300, 400)
     assert (far[1].item(), math.isnan(far[2])) == (300.0, True)
-    far, _ = softplus(torch.tensor([-300.0, torch.nan], dtype=torch.float64), 80)
+    far, _ = softplus(torch.tensor([-300.0, torch.nan], dtype=torch.float64), -300, 80)
     assert far[0] < 1e-25
     assert math.isnan(far[1])
 
