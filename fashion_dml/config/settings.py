@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from fashion_dml.config.data import Data, Ingest
 from fashion_dml.config.losses import Loss
 from fashion_dml.config.search import Embed, Evaluate, Export, Index, Serve
-from fashion_dml.config.training import Ablate, Cluster, Distill, Group, Model, Specialists
+from fashion_dml.config.training import Ablate, Cluster, Distill, Finetune, Group, Model, Specialists
 
 
 class JobSettings(BaseModel):
@@ -30,6 +30,7 @@ class Settings(JobSettings):
     loss: Loss = Loss()
     specialists: Specialists = Specialists()
     distill: Distill = Distill()
+    finetune: Finetune = Finetune()
     group: Group = Group()
     ablate: Ablate = Ablate()
     embed: Embed = Embed()

@@ -140,6 +140,20 @@ class Distill(Section):
         return self
 
 
+class Finetune(Section):
+    """Metric learning after distillation, held by the teachers; kept only if it is better on validation products."""
+
+    steps: Annotated[int, Field(ge=0)] = Field(0, description="steps; 0: none. Loss and batches are those of the specialists")
+    anchor: Annotated[float, Field(ge=0)] = Field(1.0, description="weight of the distance to the teachers beside the loss")
+    height: Annotated[int, Field(ge=0, le=1024)] = Field(0, description="input height, pixels; 0: data.height")
+    width: Annotated[int, Field(ge=0, le=1024)] = Field(0, description="input width, pixels; 0: data.width")
+    validate_every: Positive = Field(100, description="steps between validations")
+    checkpoint_every: Positive = Field(100, description="steps between checkpoints")
+    keep: Literal["best", "last"] = Field("last", description="which checkpoint is compared with the distilled model")
+    optim: Optim = Optim(learning_rate=1e-4)
+    augment: Augment = Augment()
+
+
 class Ablate(Section):
     """Trials of a method: each step of it and its control, all alike but for the step."""
 

@@ -107,10 +107,8 @@ class GranularityLoss(MetricLoss):
         pull = pull_weight.mul_(z.sigmoid_()).mul_(-slope)  # d total / d S of the positives
         # The row's own group is weighed by 0 rather than left out; NaN stays NaN.
         scale = push * share[1]
-        if g is None:
-            weight = scale.expand_as(pushed).contiguous()
-        else:
-            weight = torch.addcmul(scale, g, scale, value=-1, out=None if form == "C" else g)
+        kept = None if form == "C" else g
+        weight = scale.expand_as(pushed).contiguous() if g is None else torch.addcmul(scale, g, scale, value=-1, out=kept)
         weight.scatter_(1, pairs.group[rows], 0)
         lost = torch.dot(weight.flatten(), pushed.flatten()) / push
         gradient.mul_(weight)

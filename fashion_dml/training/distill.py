@@ -12,13 +12,14 @@ import ray.train
 import torch
 from pydantic import model_validator
 
-from fashion_dml.config import Distill
+from fashion_dml.config import Distill, Finetune
 from fashion_dml.data.plan import Plan, PlanSettings
 from fashion_dml.data.read import Sources
 from fashion_dml.data.schema import Dataset
 from fashion_dml.losses.lag import LagWeights
 from fashion_dml.models.store import load_model
 from fashion_dml.storage import Location, UserError, require_manifest, sha256_json
+from fashion_dml.training import finetune
 from fashion_dml.training.assignments import (
     FROM_JOINT,
     INITIAL,
@@ -35,6 +36,7 @@ from fashion_dml.training.specialists import start_together, watched
 from fashion_dml.training.start import trainable
 from fashion_dml.training.task import DistillTask
 from fashion_dml.training.teachers import Teacher, read_teachers
+from fashion_dml.training.team import Team
 from fashion_dml.training.validation import Validation
 from fashion_dml.training.workers import check_norms, fit, join_team
 
@@ -45,6 +47,16 @@ class DistillSettings(TrainSettings):
     """Sections that distillation reads; those of the specialists say how many images they saw."""
 
     distill: Distill = Distill()
+    finetune: Finetune = Finetune()
+
+    @model_validator(mode="after")
+    def _anchor(self) -> DistillSettings:
+        if self.finetune.steps and self.distill.loss == "projection":
+            raise ValueError(
+                "finetune.steps goes with a distance to the teachers, and distill.loss = projection learns one that isn't kept; "
+                "use l2, cosine or relational, or finetune.steps = 0"
+            )
+        return self
 
     @model_validator(mode="after")
     def _student_lanes(self) -> DistillSettings:
@@ -86,6 +98,12 @@ def recipe_for(dataset: Dataset, teachers: dict[str, Teacher], settings: Distill
         UNIFIED, steps, settings.seed, d.optim, d.augment, settings.data, d.validate_every, d.checkpoint_every, d.keep,
         sha256_json([config, inputs]), config, inputs,
     )  # fmt: skip
+
+
+def recipes_for(dataset: Dataset, teachers: dict[str, Teacher], settings: DistillSettings) -> list[Recipe]:
+    """Distillation, and what comes after it; the last one's key stands for the unified model."""
+    distilled = recipe_for(dataset, teachers, settings)
+    return [distilled, finetune.finetune_recipe(distilled, settings)] if settings.finetune.steps else [distilled]
 
 
 def joint_start(workspace: Location, settings: DistillSettings) -> str:
@@ -133,10 +151,12 @@ def run(settings: DistillSettings, watch: Callable[[Any, threading.Event], None]
             f"The teachers have {dims.pop()} dimensions, model.dim is {settings.model.dim}; "
             f"make them equal or use distill.loss = relational or projection."
         )
-    recipe = recipe_for(dataset, teachers, settings)
-    output = workspace / UNIFIED
-    if (known := finished(output, recipe.key)) is not None:
+    recipes = recipes_for(dataset, teachers, settings)
+    output, key = workspace / UNIFIED, recipes[-1].key
+    if (known := finished(output, key)) is not None:
         return known
+    if settings.finetune.steps:
+        finetune.check(dataset, settings)
     check_norms(settings.model, settings.cluster, settings.cluster.most)
     queue: Any = ray.remote(num_cpus=0)(Queue).remote()  # hands out nothing: it tells how the training goes
     with watched(queue, watch):
@@ -144,7 +164,7 @@ def run(settings: DistillSettings, watch: Callable[[Any, threading.Event], None]
     ended = ray.get(queue.state.remote())[1]
     if ended:
         raise UserError(f"The unified model failed: {next(iter(ended.values()))}")
-    done = finished(output, recipe.key)
+    done = finetune.choose(output, key) if settings.finetune.steps else finished(output, key)
     if done is None:
         raise RuntimeError(f"the run ended without {output / 'model'}")
     return done
@@ -161,18 +181,34 @@ def _worker(config: dict[str, Any]) -> None:
     if ray.get(queue.state.remote())[1]:
         return
     teachers = read_teachers(workspace, dataset.verticals("train"))
+    targets = {v: t.embeddings for v, t in teachers.items()}
+    distilled, *after = recipes_for(dataset, teachers, settings)
+    unified = workspace / UNIFIED
+    try:
+        distill(distilled, unified / finetune.DISTILLED if after else unified, start, dataset, teachers, settings, team, queue)
+        for recipe in after:
+            finetune.finetune(recipe, unified, dataset, targets, settings, team, lambda progress: queue.report.remote(progress))
+    except UserError as error:
+        ray.get(queue.end.remote(UNIFIED, str(error)))
+        raise
+
+
+def distill(
+    recipe: Recipe, output: Location, start: str, dataset: Dataset, teachers: dict[str, Teacher], settings: DistillSettings,
+    team: Team, queue: Any,
+) -> None:  # fmt: skip
+    """Distil on this worker of the team, unless it is done."""
+    if finished(output, recipe.key) is not None:
+        return
     torch.manual_seed(settings.seed)
+    workspace = Location.of(settings.workspace)
     embedder = trainable(load_model(workspace / "specialists" / start).module, settings.model)
     (dim,) = {t.dim for t in teachers.values()}
     lag = lag_weights(dataset, teachers, settings.distill.lag) if settings.distill.lag else None
     task = DistillTask(embedder, settings.distill.loss, team.group, teacher_dim=dim, lag=lag)
     sources = Sources(str(dataset.location / "images"), "train", {v: t.embeddings for v, t in teachers.items()})
     validation = Validation(dataset, dataset.verticals("train"), settings.data) if team.rank == 0 else None
-    try:
-        train(
-            recipe_for(dataset, teachers, settings), task, distill_plan(dataset, settings), sources, validation, workspace / UNIFIED, team,
-            lambda progress: queue.report.remote(progress),
-        )  # fmt: skip
-    except UserError as error:
-        ray.get(queue.end.remote(UNIFIED, str(error)))
-        raise
+    train(
+        recipe, task, distill_plan(dataset, settings), sources, validation, output, team,
+        lambda progress: queue.report.remote(progress),
+    )  # fmt: skip

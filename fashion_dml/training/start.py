@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pyarrow.compute as pc
 import torch
@@ -31,14 +33,15 @@ def trainable(loaded: Embedder, settings: Model) -> Embedder:
 
 
 def metric_task(
-    embedder: Embedder, dataset: Dataset, verticals: tuple[str, ...], settings: TrainSettings, team: Team = Team()
-) -> MetricTask:
+    embedder: Embedder, dataset: Dataset, verticals: tuple[str, ...], settings: TrainSettings, team: Team = Team(),
+    make: Callable[..., MetricTask] = MetricTask,
+) -> MetricTask:  # fmt: skip
     """The task of one training. Raises UserError where loss, model and dataset don't fit."""
     products = training_products(dataset, verticals)
     # Those that batches show: a proxy of a product with one image would only ever push.
     shown = products.filter(pc.field("rows") >= 2)
     classes = torch.from_numpy(np.unique(shown["label"].to_numpy()))
-    task = MetricTask(embedder, settings.loss, team.group, classes=classes, attributes=tuple(dataset.attributes))
+    task = make(embedder, settings.loss, group=team.group, classes=classes, attributes=tuple(dataset.attributes))
     if settings.specialists.batches == "hard-classes" and task.near() is None:
         raise UserError(
             f"specialists.batches = hard-classes asks for a loss with proxies, and {settings.loss.name} has none: "

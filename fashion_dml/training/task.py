@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -81,8 +83,16 @@ class MetricTask(Task):
             extra = gather(extra, self.group)[order]
         if attributes is not None:
             attributes = gather(attributes, self.group)[order]
-        parts: dict[str, Tensor] = self.loss(embeddings[order], labels[order], attributes, extra)
-        return parts
+        if targets is not None:
+            targets = gather(targets, self.group)[order]
+        return self.parts(embeddings[order], labels[order], attributes, extra, targets)
+
+    def parts(
+        self, embeddings: Tensor, labels: Tensor, attributes: Tensor | None, extra: Tensor | None, targets: Tensor | None
+    ) -> dict[str, Tensor]:
+        """{"loss", named parts} of the gathered batch, in lane order."""
+        found: dict[str, Tensor] = self.loss(embeddings, labels, attributes, extra)
+        return found
 
     def begin(self, plan: Plan, sources: Sources, data: Data, team: Team) -> None:
         """Tells a loss that wants it where its classes are."""
@@ -94,6 +104,24 @@ class MetricTask(Task):
     def near(self) -> Near | None:
         found = self.loss.class_vectors()
         return None if found is None else Near(*(t.detach().cpu().numpy() for t in found))
+
+
+class AnchoredTask(MetricTask):
+    """Metric learning held by teachers: the loss, plus `weight` times the distance to the teachers' embeddings; ours."""
+
+    def __init__(self, embedder: Embedder, settings: Loss, anchor: str, weight: float, **more: Any) -> None:
+        """anchor: a distillation loss without parameters; more: as for MetricTask."""
+        super().__init__(embedder, settings, **more)
+        self.anchor, self.weight = DistillationLoss(anchor), weight
+
+    def parts(
+        self, embeddings: Tensor, labels: Tensor, attributes: Tensor | None, extra: Tensor | None, targets: Tensor | None
+    ) -> dict[str, Tensor]:
+        """{"loss", "metric", "anchor", the loss's own parts}."""
+        assert targets is not None
+        found = super().parts(embeddings, labels, attributes, extra, targets)
+        metric, anchor = found["loss"], self.anchor(embeddings, targets)["loss"]
+        return {**found, "loss": metric + self.weight * anchor, "metric": metric.detach(), "anchor": anchor.detach()}
 
 
 class DistillTask(Task):

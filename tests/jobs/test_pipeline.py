@@ -15,6 +15,7 @@ from fashion_dml.config import (
     Distill,
     Embed,
     Evaluate,
+    Finetune,
     Generated,
     Index,
     Ingest,
@@ -89,16 +90,25 @@ def test_the_whole_loop(ray_local: str, tmp_path: Path) -> None:
     assert "| merged | " in (tmp_path / "export" / "README.md").read_text()
     (tmp_path / "export").rename(tmp_path.parent / f"{tmp_path.name}-export")
 
-    pipeline(
-        settings.model_copy(update={"distill": settings.distill.model_copy(update={"steps": 4, "start": "joint", "lag": 2.0})})
-    )
+    distill = settings.distill.model_copy(update={"steps": 4, "start": "joint", "lag": 2.0})
+    finetune = Finetune(steps=2, height=48, width=32, validate_every=2, checkpoint_every=2)
+    pipeline(settings.model_copy(update={"distill": distill, "finetune": finetune}))
     second = files(tmp_path)
     assert changed(first, second) == {"unified", "embeddings", "reports", "index"}
     kept = {name for name in first if name.split("/")[0] in ("embeddings", "index") and not name.endswith("CURRENT")}
     assert all(second[name] == first[name] for name in kept)  # new files beside the old ones
     assert len(list((tmp_path / "index" / "versions").iterdir())) == 2
-    student = read(tmp_path, "unified/model/manifest.json")
-    assert student["steps"] == 4
+    student, distilled, finetuned = (
+        read(tmp_path, f"unified{d}/model/manifest.json") for d in ("", "/distilled", "/finetuned")
+    )
+    assert (distilled["steps"], finetuned["steps"]) == (4, 2)
+    assert student["candidates"] == {
+        "distilled": distilled["validations"][-1]["R@1"],
+        "finetuned": finetuned["validations"][-1]["R@1"],
+    }
+    chosen = finetuned if student["candidates"]["finetuned"] > student["candidates"]["distilled"] else distilled
+    assert (student["sha256"], student["inputs"]) == (chosen["sha256"], chosen["inputs"])
+    student = distilled
     assert student["inputs"]["joint"] == read(tmp_path, "specialists/joint/model/manifest.json")["sha256"]
 
 

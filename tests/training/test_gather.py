@@ -23,7 +23,7 @@ from fashion_dml.data.plan import Cursor, Plan, PlanSettings
 from fashion_dml.data.schema import Dataset
 from fashion_dml.data.stream import stream
 from fashion_dml.training.gather import from_first, gather, in_lane_order
-from fashion_dml.training.task import DistillTask, Task
+from fashion_dml.training.task import AnchoredTask, DistillTask, Task
 from fashion_dml.training.team import Team
 
 LANES = (4, 5)  # even and uneven on 2 and 4 workers, uneven on 3
@@ -80,6 +80,8 @@ def steps_of_all_tasks(team: Team, dataset: Dataset) -> dict[str, Any]:
         for name, (loss, model) in METHODS.items():
             task = metric_task(embedder(dataset, **model), dataset, loss, team)
             found[f"{name} {lanes}"] = one_step(task, metric_plan(dataset, lanes), dataset, team)
+        held = AnchoredTask(embedder(dataset), Loss(margin=0.3), "l2+relational", 0.5, group=team.group)
+        found[f"anchored {lanes}"] = one_step(held, metric_plan(dataset, lanes), dataset, team, 16)
         settings = PlanSettings("images", lanes, DATA.window_images, 0, images_per_batch=6)
         for name in LOSSES:
             dim = 24 if name in ("relational", "projection") else 16
@@ -130,7 +132,7 @@ def test_gradients_of_a_row_are_summed_over_workers(workers: list[dict[str, Any]
 
 
 @pytest.mark.parametrize("lanes", LANES)
-@pytest.mark.parametrize("name", [*METHODS, *LOSSES])
+@pytest.mark.parametrize("name", [*METHODS, "anchored", *LOSSES])
 def test_a_step_is_that_of_one_worker_with_all_lanes(
     name: str, lanes: int, workers: list[dict[str, Any]], alone: dict[str, Any]
 ) -> None:

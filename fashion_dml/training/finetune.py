@@ -1,0 +1,113 @@
+"""After distillation: metric learning held by the teachers, and the choice between the two models on validation products."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from fashion_dml.config import Data
+from fashion_dml.data.plan import Plan
+from fashion_dml.data.read import Sources
+from fashion_dml.data.schema import Dataset
+from fashion_dml.models.embedder import Embedder
+from fashion_dml.models.store import load_model, save_model
+from fashion_dml.storage import Location, UserError, require_manifest, sha256_json
+from fashion_dml.training.assignments import NO_PART_OF_A_KEY, plan_for
+from fashion_dml.training.curve import FILE
+from fashion_dml.training.loop import Recipe, Report, train
+from fashion_dml.training.start import metric_task
+from fashion_dml.training.task import AnchoredTask, MetricTask
+from fashion_dml.training.team import Team
+from fashion_dml.training.validation import Validation
+
+if TYPE_CHECKING:
+    from fashion_dml.training.distill import DistillSettings
+
+DISTILLED, FINETUNED = "distilled", "finetuned"
+FIGURES = ("steps", "images", "waited", "best", "best_step", "validations", "kept", "corrupt")
+
+
+def finetune_data(settings: DistillSettings) -> Data:
+    """The data section with the input size of the fine-tuning."""
+    f, d = settings.finetune, settings.data
+    return d.model_copy(update={"height": f.height or d.height, "width": f.width or d.width})
+
+
+def finetune_plan(dataset: Dataset, settings: DistillSettings) -> Plan:
+    """Batches of products of all verticals, as the joint model's."""
+    return plan_for(dataset, tuple(dataset.verticals("train")), settings)
+
+
+def finetune_recipe(distilled: Recipe, settings: DistillSettings) -> Recipe:
+    """The fine-tuning of the student that the recipe `distilled` makes."""
+    f, data = settings.finetune, finetune_data(settings)
+    batches = settings.specialists.model_dump(mode="json", exclude=NO_PART_OF_A_KEY | {"optim", "augment", "keep"})
+    config = {
+        "finetune": f.model_dump(mode="json"), "loss": settings.loss.model_dump(mode="json"), "batches": batches,
+        "anchor": settings.distill.loss, "model": settings.model.model_dump(mode="json"), "seed": settings.seed,
+        "data": data.model_dump(mode="json", include={"height", "width", "lanes", "window_images"}),
+    }  # fmt: skip
+    inputs = {DISTILLED: distilled.key}
+    return Recipe(
+        FINETUNED, f.steps, settings.seed, f.optim, f.augment, data, f.validate_every, f.checkpoint_every, f.keep,
+        sha256_json([config, inputs]), config, inputs, settings.specialists.refresh_every,
+    )  # fmt: skip
+
+
+def anchored_task(start: Embedder, dataset: Dataset, settings: DistillSettings, team: Team = Team()) -> MetricTask:
+    """The task, with the weights of a model. Raises UserError where loss, model, input size and dataset don't fit."""
+    data = finetune_data(settings)
+    embedder = Embedder(settings.model.model_copy(update={"weights": "none"}), data.height, data.width)
+    try:
+        embedder.load_state_dict(start.state_dict())
+    except RuntimeError as error:
+        raise UserError(
+            f"The weights of {settings.model.trunk} are for {start.height} x {start.width} pixels and can't be used for "
+            f"{data.height} x {data.width}: leave finetune.height and finetune.width at 0."
+        ) from error
+    embedder.settings = settings.model
+    make = partial(AnchoredTask, anchor=settings.distill.loss, weight=settings.finetune.anchor)
+    return metric_task(embedder, dataset, tuple(dataset.verticals("train")), settings, team, make)
+
+
+def check(dataset: Dataset, settings: DistillSettings) -> None:
+    """Raise UserError, before any worker starts, where the fine-tuning can't be."""
+    model = settings.model.model_copy(update={"weights": "none"})
+    anchored_task(Embedder(model, settings.data.height, settings.data.width), dataset, settings)
+
+
+def finetune(
+    recipe: Recipe,
+    unified: Location,
+    dataset: Dataset,
+    targets: dict[str, str],
+    settings: DistillSettings,
+    team: Team,
+    report: Report,
+) -> None:
+    """Train on this worker of the team; the model is published in `finetuned/model`."""
+    task = anchored_task(load_model(unified / DISTILLED / "model").module, dataset, settings, team)
+    sources = Sources(str(dataset.location / "images"), "train", targets, attributes=task.loss.needs_attributes)
+    validation = Validation(dataset, dataset.verticals("train"), recipe.data) if team.rank == 0 else None
+    train(recipe, task, finetune_plan(dataset, settings), sources, validation, unified / FINETUNED, team, report)
+
+
+def validated(manifest: dict[str, Any]) -> float:
+    """Mean R@1 on validation products of what was kept; -1 where nothing was validated."""
+    if manifest["kept"] == "best":
+        return float(manifest["best"])
+    return float(manifest["validations"][-1]["R@1"]) if manifest["validations"] else -1.0
+
+
+def choose(unified: Location, key: str) -> dict[str, Any]:
+    """Publish the better of the two in `unified/model`, the distilled one at a tie; returns its manifest."""
+    found = {n: require_manifest(unified / n / "model", made_by="python -m jobs.distill") for n in (DISTILLED, FINETUNED)}
+    recalls = {name: validated(manifest) for name, manifest in found.items()}
+    chosen = FINETUNED if recalls[FINETUNED] > recalls[DISTILLED] else DISTILLED
+    directory, manifest = unified / chosen / "model", found[chosen]
+    save_model(
+        unified / "model", load_model(directory).module, config=manifest["config"], inputs=manifest["inputs"],
+        seconds=sum(m["seconds"] for m in found.values()), files={FILE: (directory / FILE).read_bytes()}, key=key, name="unified",
+        chosen=chosen, candidates=recalls, **{f: manifest[f] for f in FIGURES},
+    )  # fmt: skip
+    return require_manifest(unified / "model", made_by="python -m jobs.distill")
