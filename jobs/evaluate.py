@@ -3,7 +3,7 @@
     python -m jobs.evaluate --config jobs/configs/demo.yaml --workspace workspace
     python -m jobs.evaluate --models workspace/unified/model timm:tf_efficientnet_lite0 color-histogram --dataset workspace/dataset
 
-Without --models: the pretrained trunk, the specialists, the joint model and the unified model of the workspace. With
+Without --models: the pretrained trunk, the specialists, baselines, the joint model and the unified model of the workspace. With
 --models: any model directory, `timm:NAME` or `color-histogram`, on any dataset directory. Images of the split test
 search among themselves; a dataset with the splits query and gallery has its queries searched in the gallery. Query expansion
 and re-ranking (`--evaluate.query_expansion 5 --evaluate.rerank k-reciprocal`) are rows beside those of the plain search. Writes
@@ -27,6 +27,7 @@ from fashion_dml import __version__
 from fashion_dml.config import Cluster, Data, Embed, Evaluate, JobSettings, Model
 from fashion_dml.data.schema import SPLITS, Dataset, Part
 from fashion_dml.evaluation import html, report, sheets, table
+from fashion_dml.evaluation.embedding_map import embedding_map
 from fashion_dml.evaluation.protocol import PROTOCOLS, Items, LeftOut, Measured, Vertical, evaluate
 from fashion_dml.evaluation.ranking import Level
 from fashion_dml.evaluation.refine import Refinement
@@ -68,6 +69,9 @@ def chosen_models(settings: EvaluateSettings, dataset: Dataset, verticals: list[
     if read_manifest(workspace / "teachers") is not None:
         teachers = read_teachers(workspace, verticals)
         models["specialists"] = {v: teachers[v].model for v in verticals}
+    for directory in (workspace / "baselines").children():
+        if read_manifest(directory / "model") is not None:
+            models[directory.name] = dict.fromkeys(verticals, str(directory / "model"))
     for name, directory in ((JOINT, workspace / "specialists" / JOINT / "model"), ("unified", workspace / "unified" / "model")):
         if read_manifest(directory) is not None:
             models[name] = dict.fromkeys(verticals, str(directory))
@@ -147,6 +151,10 @@ def measure_models(settings: EvaluateSettings) -> dict[str, Any]:
             "models": {name: report.agreement_report(given, *attributes, e.agreement, e.bootstrap, settings.seed, e.memory_bytes)
                        for name, given in items.items()},
         }  # fmt: skip
+    if e.map:
+        shared = {name: given for name, given in items.items() if len(set(models[name].values())) == 1}
+        maps = {name: embedding_map(given, e.map, settings.seed) for name, given in shared.items()}
+        content["map"] = {name: points for name, points in maps.items() if points is not None}
     content["cost"] = {name: asdict(cost(by.values(), d.height, d.width)) for name, by in models.items()}
     content |= {"job": "evaluate", "code": __version__, "key": key, "seconds": round(time.monotonic() - started, 3)}
     plain = {name: results[name] for name in items}

@@ -15,11 +15,12 @@ from fashion_dml.config.losses import Cascade, FocusRanking, Granularity, Loss, 
 from fashion_dml.config.search import Embed, Evaluate, Export, Index, Serve
 from fashion_dml.config.section import Positive, Section, Share
 from fashion_dml.config.settings import JobSettings, Settings
-from fashion_dml.config.training import Ablate, Cluster, Distill, Finetune, Group, Model, Optim, Specialists
+from fashion_dml.config.training import Ablate, Baselines, Cluster, Distill, Finetune, Group, Model, Optim, Specialists
 
 __all__ = [
     "Ablate",
     "Augment",
+    "Baselines",
     "Cascade",
     "Cluster",
     "Columns",

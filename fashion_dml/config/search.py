@@ -44,6 +44,9 @@ class Evaluate(Section):
     agreement: Annotated[int, Field(ge=0, le=1000)] = Field(
         10, description="first answers whose attributes are compared with the query's, where the dataset has some; 0: none"
     )
+    map: Annotated[int, Field(ge=0, le=10_000)] = Field(
+        1000, description="query images on the map of each model's embeddings; 0: none"
+    )
     rerank: Literal["none", "k-reciprocal"] = Field("none", description="re-ranking, measured beside the plain search")
     rerank_top: Annotated[int, Field(ge=1, le=10_000)] = Field(100, description="nearest images of a query that are re-ranked")
 

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from fashion_dml.config.data import Data, Ingest
 from fashion_dml.config.losses import Loss
 from fashion_dml.config.search import Embed, Evaluate, Export, Index, Serve
-from fashion_dml.config.training import Ablate, Cluster, Distill, Finetune, Group, Model, Specialists
+from fashion_dml.config.training import Ablate, Baselines, Cluster, Distill, Finetune, Group, Model, Specialists
 
 
 class JobSettings(BaseModel):
@@ -33,6 +33,7 @@ class Settings(JobSettings):
     finetune: Finetune = Finetune()
     group: Group = Group()
     ablate: Ablate = Ablate()
+    baselines: Baselines = Baselines()
     embed: Embed = Embed()
     evaluate: Evaluate = Evaluate()
     export: Export = Export()

@@ -162,6 +162,15 @@ class Ablate(Section):
     verticals: tuple[str, ...] = Field((), description="verticals to train and measure on, together; empty: all")
 
 
+class Baselines(Section):
+    """What specialists and student are compared with: joint models by known recipes."""
+
+    recipes: Annotated[tuple[str, ...], Field(min_length=1)] = Field(
+        ("joint-triplet", "pml-triplet", "pml-multi-similarity"), description="which of the recipes to train"
+    )
+    images: Annotated[int, Field(ge=0)] = Field(0, description="images each one sees; 0: as many as all specialists together")
+
+
 class Cluster(Section):
     """What the training jobs ask of the cluster."""
 

@@ -16,7 +16,7 @@ import jinja2
 from markupsafe import Markup
 
 from fashion_dml.evaluation.ladder import METRICS
-from fashion_dml.evaluation.plots import recall_bars, recall_curves, rung_dots, sweet_spot
+from fashion_dml.evaluation.plots import embedding_map, recall_bars, recall_curves, rung_dots, sweet_spot
 from fashion_dml.evaluation.protocol import PROTOCOLS
 from fashion_dml.evaluation.sheets import Sheet
 from fashion_dml.evaluation.table import headline
@@ -78,6 +78,7 @@ def render(evaluation: Mapping[str, Any], sheets: Sequence[Sheet] = (), *, title
             attributes=attribute_rows(evaluation),
             agreement=list(dict.fromkeys(c for by in evaluation.get("agreement", {}).get("models", {}).values() for c in by)),
             plots=plots,
+            maps={name: Markup(embedding_map(points, name)) for name, points in evaluation.get("map", {}).items()},
             sheets=by_model(sheets),
             script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         )

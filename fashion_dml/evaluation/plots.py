@@ -19,6 +19,7 @@ from fashion_dml.evaluation.protocol import Protocol
 
 # Okabe and Ito's palette: told apart by colour-blind readers too.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8A7F00")
+MARKS = "o^sDv"
 # Drawn in this colour, replaced by the page's own.
 INK = "#123456"
 STYLE: dict[Any, Any] = {
@@ -123,6 +124,22 @@ def sweet_spot(curve: Mapping[str, Any]) -> str:
         axes.set_ylabel("validation R@1, %")
         _finish(figure, axes)
         return _svg(figure, f"validation R@1 over verticals trained together, {order[0]} first")
+
+
+def embedding_map(points: Mapping[str, Any], model: str) -> str:
+    """SVG of a model's embeddings on a plane: one dot an image, a colour and a mark for each vertical."""
+    with matplotlib.rc_context({**STYLE, "svg.hashsalt": f"map-{model}"}):
+        figure = Figure(figsize=(7.0, 5.6), layout="constrained")
+        axes = figure.add_subplot()
+        for number, vertical in enumerate(dict.fromkeys(points["vertical"])):
+            mine = [i for i, v in enumerate(points["vertical"]) if v == vertical]
+            axes.plot(
+                [points["x"][i] for i in mine], [points["y"][i] for i in mine], MARKS[number // len(COLOURS) % len(MARKS)],
+                color=_colour(number), label=_label(vertical), markersize=4, alpha=0.75, markeredgewidth=0,
+            )  # fmt: skip
+        axes.set_axis_off()
+        figure.legend(loc="outside upper left", ncols=5, frameon=False)
+        return _svg(figure, f"embeddings of {model} by vertical")
 
 
 def _with(evaluation: Mapping[str, Any], protocol: Protocol) -> dict[str, Any]:

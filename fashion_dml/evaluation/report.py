@@ -4,6 +4,7 @@
                 "verticals": {V: {...}}, "attributes": {"column=value": {"queries": n, "R@1": {...}, ...}},
                 "queries": n, "unscored": n, "gallery": "image" | "product"}}},
      "cost": {name: {"models": n, "parameters": n, "bytes": n, "ms_per_image": t}},
+     "map": {name: {"vertical": [...], "x": [...], "y": [...]}},
      "agreement": {"answers": k, "models": {name: {"colour": {"queries": n, "value", "low", "high"}, ...}}},
      "dataset": {...}, "left_out": [{"model", "protocol", "reason"}],
      "differences": [{"a", "b", "protocol", "metric", "value", "low", "high"}]}

@@ -130,6 +130,14 @@ def test_agreement_is_a_table(evaluation):
     assert EVIL not in page
 
 
+def test_each_map_is_a_figure(evaluation):
+    points = {"vertical": ["bags", EVIL, "bags"], "x": [0, 0.5, 1], "y": [1, 0.5, 0]}
+    page = render({**evaluation, "map": {"unified": points, EVIL: points}})
+    assert page.count('aria-label="embeddings of') == 2
+    assert EVIL not in page
+    assert "Maps of the embeddings" not in render(evaluation)
+
+
 def test_cost_is_a_table(evaluation):
     one = {"models": 13, "parameters": 43_600_000, "bytes": 174_500_000, "ms_per_image": 3.456}
     page = render({**evaluation, "cost": {EVIL: one}})

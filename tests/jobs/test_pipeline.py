@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from fashion_dml.config import (
+    Baselines,
     Cluster,
     Data,
     Distill,
@@ -25,6 +26,8 @@ from fashion_dml.config import (
 from fashion_dml.inference.encode import Encoder
 from fashion_dml.models.store import load_model
 from fashion_dml.storage import UserError
+from fashion_dml.training.baselines import BaselineSettings
+from jobs.baselines import train_baselines
 from jobs.export import ExportSettings, export
 from jobs.pipeline import STAGES, PipelineSettings, pipeline
 
@@ -90,14 +93,18 @@ def test_the_whole_loop(ray_local: str, tmp_path: Path) -> None:
     assert "| merged | " in (tmp_path / "export" / "README.md").read_text()
     (tmp_path / "export").rename(tmp_path.parent / f"{tmp_path.name}-export")
 
+    recipes = Baselines(recipes=("joint-triplet", "pml-triplet"), images=24)
+    trained = train_baselines(BaselineSettings(baselines=recipes, **settings.model_dump(exclude={"baselines"})))
+    assert all(m["images"] == 24 for m in trained.values())
     distill = settings.distill.model_copy(update={"steps": 4, "start": "joint", "lag": 2.0})
     finetune = Finetune(steps=2, height=48, width=32, validate_every=2, checkpoint_every=2)
     pipeline(settings.model_copy(update={"distill": distill, "finetune": finetune}))
     second = files(tmp_path)
-    assert changed(first, second) == {"unified", "embeddings", "reports", "index"}
+    assert changed(first, second) == {"baselines", "unified", "embeddings", "reports", "index"}
     kept = {name for name in first if name.split("/")[0] in ("embeddings", "index") and not name.endswith("CURRENT")}
     assert all(second[name] == first[name] for name in kept)  # new files beside the old ones
     assert len(list((tmp_path / "index" / "versions").iterdir())) == 2
+    assert {"joint-triplet", "pml-triplet"} < set(read(tmp_path, "reports/evaluation.json")["models"])
     student, distilled, finetuned = (
         read(tmp_path, f"unified{d}/model/manifest.json") for d in ("", "/distilled", "/finetuned")
     )
