@@ -37,12 +37,12 @@ def likeness(has: Tensor, known: Tensor | None, kind: str) -> Likeness:
     A pair with nothing known to both, or nothing that either has, gets 0.
     """
     least = torch.finfo(has.dtype).tiny
+    if known is None and kind == "cosine":  # the same norm against every other image, so one product does
+        unit = F.normalize(has, dim=1, eps=least)
+        return lambda rows, out: torch.mm(unit[rows], unit.T, out=out)
     squares = has.square()
     if known is None:
         norms = squares.sum(1, keepdim=True)
-        if kind == "cosine":  # the same norm against every other image, so one product does
-            unit = has / norms.sqrt().clamp_min(least)
-            return lambda rows, out: torch.mm(unit[rows], unit.T, out=out)
         return lambda rows, out: _jaccard(torch.mm(has[rows], has.T, out=out), norms[rows] + norms.T, least)
 
     def of(rows: slice, out: Tensor | None) -> Tensor:

@@ -60,9 +60,8 @@ class GranularityLoss(MetricLoss):
         reference, all_labels = self.recall(x, labels)
         pairs = find_pairs(labels, all_labels)
         alike = self._likeness(x, attributes, extra)
-        positives, negatives = pairs.counts()
-        both = ((positives > 0) & (negatives > 0)).to(x.dtype)
-        share = [both / n.clamp_min(1) for n in (positives, negatives)]
+        both = pairs.positives > 0 and pairs.negatives > 0
+        share = (1 / pairs.positives, 1 / pairs.negatives) if both else (0.0, 0.0)
         (pair,) = over_rows(lambda s, rows: self._deviance(s, rows, pairs, share, alike), x, reference, depth=2, symmetric=True)
         if self.head is None or extra is None or attributes is None:
             return {"loss": pair, "pair": pair.detach()}
@@ -89,7 +88,7 @@ class GranularityLoss(MetricLoss):
         return likeness((attributes > 0).to(x.dtype), None if known.all() else known.to(x.dtype), kind)
 
     def _deviance(
-        self, s: Tensor, rows: slice, pairs: Pairs, share: list[Tensor], alike: Likeness | None
+        self, s: Tensor, rows: slice, pairs: Pairs, share: tuple[float, float], alike: Likeness | None
     ) -> tuple[tuple[Tensor, ...], Tensor]:
         form, centre = self.settings.form, self.settings.centre
         slope = self.settings.slope
@@ -100,15 +99,14 @@ class GranularityLoss(MetricLoss):
         torch.add(s.new_tensor(-push * centre), s, alpha=push, out=s)
         pushed, gradient = softplus(s, -push * (1 + centre), push * (1 - centre), scratch)
         g = None if alike is None else alike(rows, scratch)
-        pull_weight = pairs.valid[rows].to(z.dtype) * share[0]
+        pull_weight = pairs.valid[rows].to(z.dtype).mul_(share[0])
         if form == "B" and g is not None:
             pull_weight *= 1 + g.gather(1, pairs.positive[rows])
         total = (pull_weight * F.softplus(z, threshold=40)).sum()
         pull = pull_weight.mul_(z.sigmoid_()).mul_(-slope)  # d total / d S of the positives
         # The row's own group is weighed by 0 rather than left out; NaN stays NaN.
         scale = push * share[1]
-        kept = None if form == "C" else g
-        weight = scale.expand_as(pushed).contiguous() if g is None else torch.addcmul(scale, g, scale, value=-1, out=kept)
+        weight = torch.full_like(pushed, scale) if g is None else torch.rsub(g, scale, alpha=scale)
         weight.scatter_(1, pairs.group[rows], 0)
         lost = torch.dot(weight.flatten(), pushed.flatten()) / push
         gradient.mul_(weight)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,16 +21,17 @@ class Pairs:
     valid: Tensor  # bool [B, Q]: where it is one
     group: Tensor  # int64 [B, Q + 1]: the positives and the row itself: all that is no negative
     columns: int  # R, rows of the reference
+    positives: int  # positive pairs; (i, j) and (j, i) are two
 
     @property
     def width(self) -> int:
         """Q: most positives of a row."""
         return self.positive.shape[1]
 
-    def counts(self) -> tuple[Tensor, Tensor]:
-        """(positive pairs, negative pairs), int64 scalars; (i, j) and (j, i) are two."""
-        positives = self.valid.sum()
-        return positives, len(self.valid) * (self.columns - 1) - positives
+    @property
+    def negatives(self) -> int:
+        """Negative pairs, counted likewise."""
+        return len(self.valid) * (self.columns - 1) - self.positives
 
     def of(self, similarity: Tensor, rows: slice, missing: float) -> Tensor:
         """[b, Q] similarities of these rows of [b, R] to their positives; `missing` where a row has fewer."""
@@ -38,17 +40,25 @@ class Pairs:
 
 
 def find_pairs(labels: Tensor, reference: Tensor | None = None) -> Pairs:
-    """Pairs of a batch, int64 [B], within a reference [R] that begins with the batch; None: the batch alone."""
-    reference = labels if reference is None else reference
-    ordered, order = torch.sort(reference, stable=True)
-    first = torch.searchsorted(ordered, labels)
-    size = torch.searchsorted(ordered, labels, right=True) - first
-    place = torch.empty_like(order)  # of each row of the reference in the order
-    place[order] = torch.arange(len(order), device=order.device)
-    row = torch.arange(len(labels), device=order.device)
-    slot = torch.arange(int(size.max()) - 1, device=order.device)[None, :]
-    step_over_itself = slot >= (place[: len(labels)] - first)[:, None]
+    """Pairs of a batch, int64 [B], within a reference [R] that begins with the batch; None: the batch alone.
+
+    In numpy: a batch is small, and two dozen of torch's operators take three times as long. A GPU would have to tell how
+    many columns there are in any case.
+    """
+    mine = labels.cpu().numpy()
+    all_ = mine if reference is None else reference.cpu().numpy()
+    order = np.argsort(all_, kind="stable")
+    ordered = all_[order]
+    first = np.searchsorted(ordered, mine)
+    size = np.searchsorted(ordered, mine, side="right") - first
+    row = np.arange(len(mine))
+    place = np.empty_like(order)  # of each row of the reference in the order
+    place[order] = np.arange(len(order))
+    slot = np.arange(int(size.max()) - 1)
+    step_over_itself = slot >= (place[: len(mine)] - first)[:, None]
     valid = slot < size[:, None] - 1
-    index = (first[:, None] + slot + step_over_itself).clamp_(max=len(order) - 1)
-    positive = torch.where(valid, order[index], row[:, None])
-    return Pairs(positive, valid, torch.cat([positive, row[:, None]], 1), len(reference))
+    index = np.minimum(first[:, None] + slot + step_over_itself, len(order) - 1)
+    positive = np.where(valid, order[index], row[:, None])
+    group = np.concatenate([positive, row[:, None]], 1)
+    made = (torch.from_numpy(table).to(labels.device) for table in (positive, valid, group))
+    return Pairs(*made, len(all_), int(size.sum()) - len(mine))

@@ -57,4 +57,4 @@ def test_pairs_are_those_of_equal_labels(labels: list[int], more: list[int]) -> 
         assert set(pairs.group[i].tolist()) == {i, *want}
     assert pairs.width == max(map(len, wanted))
     positives = sum(map(len, wanted))
-    assert [int(n) for n in pairs.counts()] == [positives, len(labels) * (len(everything) - 1) - positives]
+    assert [pairs.positives, pairs.negatives] == [positives, len(labels) * (len(everything) - 1) - positives]
