@@ -60,5 +60,5 @@ def find_pairs(labels: Tensor, reference: Tensor | None = None) -> Pairs:
     index = np.minimum(first[:, None] + slot + step_over_itself, len(order) - 1)
     positive = np.where(valid, order[index], row[:, None])
     group = np.concatenate([positive, row[:, None]], 1)
-    made = (torch.from_numpy(table).to(labels.device) for table in (positive, valid, group))
-    return Pairs(*made, len(all_), int(size.sum()) - len(mine))
+    of_positives, of_group, whether = (torch.from_numpy(t).to(labels.device) for t in (positive, group, valid))
+    return Pairs(of_positives, whether, of_group, len(all_), int(size.sum()) - len(mine))
