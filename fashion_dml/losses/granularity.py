@@ -106,7 +106,8 @@ class GranularityLoss(MetricLoss):
         pull = pull_weight.mul_(z.sigmoid_()).mul_(-slope)  # d total / d S of the positives
         # The row's own group is weighed by 0 rather than left out; NaN stays NaN.
         scale = push * share[1]
-        weight = torch.full_like(pushed, scale) if g is None else torch.rsub(g, scale, alpha=scale)
+        kept = None if form == "C" else g
+        weight = torch.full_like(pushed, scale) if g is None else torch.sub(s.new_tensor(scale), g, alpha=scale, out=kept)
         weight.scatter_(1, pairs.group[rows], 0)
         lost = torch.dot(weight.flatten(), pushed.flatten()) / push
         gradient.mul_(weight)
