@@ -40,6 +40,10 @@ class Ingest(Section):
 
     columns: Columns = Columns()
     generated: Generated = Generated()
+    unlabelled: bool = Field(
+        False,
+        description="take training rows without a product_id as unlabelled images: the unified model learns from them, nothing else",
+    )
     csv: str = Field("", description="name of the CSV or Parquet list inside the source; empty: the only one at its top")
     crop: Literal["auto", "no", "yes"] = Field(
         "auto", description="cut images to a benchmark's boxes; auto: where its protocol does, street photos of Street2Shop"

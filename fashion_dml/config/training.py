@@ -46,6 +46,7 @@ class Optim(Section):
     head_multiplier: Annotated[float, Field(gt=0)] = Field(10.0, description="learning rate of head and loss over the trunk's")
     weight_decay: Annotated[float, Field(ge=0)] = Field(1e-4, description="decoupled, on weight matrices only")
     warmup: Share = Field(0.1, description="share of the steps with rising learning rate; then cosine to zero")
+    head_first: Share = Field(0.0, description="share of the steps, from the first on, in which only head and loss learn")
     clip: Annotated[float, Field(gt=0)] = Field(5.0, description="largest norm of the gradient")
     average: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.0, description="decay of a moving average of the weights, which is then what is validated and kept; 0: none"

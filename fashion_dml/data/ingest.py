@@ -17,7 +17,7 @@ from fashion_dml.data.digests import Hashed
 from fashion_dml.data.schema import PRODUCTS_FILE, SPLITS, Part
 from fashion_dml.data.shards import PartReport, shard_count, shard_of
 from fashion_dml.data.sources.left_out import LeftOut, attached
-from fashion_dml.data.sources.rows import attribute_matrix, check_rows, hold_out_validation, vocabulary
+from fashion_dml.data.sources.rows import attribute_matrix, check_rows, hold_out_validation, name_unlabelled, vocabulary
 from fashion_dml.storage import Location, UserError, sha256_json, write_manifest
 
 STOP_EARLY = 100
@@ -55,6 +55,8 @@ class Ingestion:
 def prepare(rows: pa.Table, origin: str, settings: Ingest, seed: int, inputs: dict[str, str]) -> Ingestion:
     """Check the rows, hold out validation products, number the products, and cut the images into files."""
     left_out = attached(rows)
+    if settings.unlabelled:
+        rows = name_unlabelled(rows)
     check_rows(rows, origin)
     table = hold_out_validation(rows, settings.validation_share, seed)
     words = vocabulary(table)

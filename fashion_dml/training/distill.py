@@ -35,7 +35,7 @@ from fashion_dml.training.queue import Queue
 from fashion_dml.training.specialists import start_together, watched
 from fashion_dml.training.start import trainable
 from fashion_dml.training.task import DistillTask
-from fashion_dml.training.teachers import Teacher, read_teachers
+from fashion_dml.training.teachers import Teacher, check_fresh, read_teachers
 from fashion_dml.training.team import Team
 from fashion_dml.training.validation import Validation
 from fashion_dml.training.workers import check_norms, fit, join_team
@@ -143,6 +143,7 @@ def run(settings: DistillSettings, watch: Callable[[Any, threading.Event], None]
     workspace = Location.of(settings.workspace)
     dataset = Dataset.open(workspace / "dataset")
     teachers = read_teachers(workspace, dataset.verticals("train"))
+    check_fresh(teachers)
     dims = {t.dim for t in teachers.values()}
     if len(dims) > 1:
         raise UserError(f"The teachers have {sorted(dims)} dimensions; train all specialists with one model.dim.")

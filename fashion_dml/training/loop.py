@@ -109,7 +109,8 @@ def train(
     task.train()
     began, before = time.monotonic(), progress.seconds
     for batch in _batches(recipe, task, plan, sources, team, progress, stats):
-        set_rate(optimizer, rate(progress.step, recipe.steps, recipe.optim.warmup))
+        o = recipe.optim
+        set_rate(optimizer, rate(progress.step, recipe.steps, o.warmup), trunk=progress.step >= o.head_first * recipe.steps)
         uniform = draws(batch.lane, batch.row, seed=recipe.seed, epoch=batch.epoch, step=batch.step)
         images = augment(batch.images.to(device, non_blocking=True), recipe.augment, uniform)
         given = (batch.labels, batch.lane, batch.row, batch.targets, batch.attributes)

@@ -18,13 +18,13 @@ def create_optimizer(task: Task, settings: Optim) -> torch.optim.AdamW:
     Raises AssertionError if a trainable parameter of the task is not in exactly one group (proxies are easily forgotten).
     """
     multiple: dict[str, float] = getattr(task.loss, "rate_multipliers", dict)()
-    factors = [(p, 1.0) for p in task.embedder.trunk.parameters()]
-    factors += [(p, settings.head_multiplier) for p in task.embedder.head.parameters()]
-    factors += [(p, multiple.get(name, settings.head_multiplier)) for name, p in task.loss.named_parameters()]
-    groups: dict[tuple[float, bool], list[torch.nn.Parameter]] = {}
-    for parameter, factor in factors:
+    factors = [(p, 1.0, True) for p in task.embedder.trunk.parameters()]
+    factors += [(p, settings.head_multiplier, False) for p in task.embedder.head.parameters()]
+    factors += [(p, multiple.get(name, settings.head_multiplier), False) for name, p in task.loss.named_parameters()]
+    groups: dict[tuple[float, bool, bool], list[torch.nn.Parameter]] = {}
+    for parameter, factor, trunk in factors:
         if parameter.requires_grad:
-            groups.setdefault((factor, parameter.ndim > 1), []).append(parameter)
+            groups.setdefault((factor, parameter.ndim > 1, trunk), []).append(parameter)
     listed = [id(p) for parameters in groups.values() for p in parameters]
     wanted = {id(p) for p in task.parameters() if p.requires_grad}
     message = "every trainable parameter must be in exactly one optimizer group"
@@ -33,8 +33,8 @@ def create_optimizer(task: Task, settings: Optim) -> torch.optim.AdamW:
     return torch.optim.AdamW(
         [
             {"params": parameters, "lr": settings.learning_rate * factor, "peak": settings.learning_rate * factor,
-             "weight_decay": settings.weight_decay if decayed else 0.0}
-            for (factor, decayed), parameters in groups.items()
+             "weight_decay": settings.weight_decay if decayed else 0.0, "trunk": trunk}
+            for (factor, decayed, trunk), parameters in groups.items()
         ],
         fused=True,
     )  # fmt: skip
@@ -48,7 +48,7 @@ def rate(step: int, steps: int, warmup: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
 
 
-def set_rate(optimizer: torch.optim.Optimizer, share: float) -> None:
-    """Give every group its share of its own peak."""
+def set_rate(optimizer: torch.optim.Optimizer, share: float, *, trunk: bool = True) -> None:
+    """Give every group its share of its own peak; without `trunk` that of the trunk is 0."""
     for group in optimizer.param_groups:
-        group["lr"] = group["peak"] * share
+        group["lr"] = group["peak"] * share if trunk or not group["trunk"] else 0.0

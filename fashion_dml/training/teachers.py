@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from fashion_dml.storage import Location, UserError, manifest_sha256, require_manifest, write_manifest
+from fashion_dml.storage import Location, UserError, manifest_sha256, read_manifest, require_manifest, write_manifest
 
 
 @dataclass(frozen=True)
@@ -47,3 +47,13 @@ def read_teachers(workspace: Location, verticals: list[str]) -> dict[str, Teache
             f"The vertical {missing[0]!r} has no teacher in {workspace / 'teachers'}: run `python -m jobs.embed` again."
         )
     return teachers
+
+
+def check_fresh(teachers: dict[str, Teacher]) -> None:
+    """Raise UserError where a specialist was trained again after its embeddings were made."""
+    for vertical, teacher in teachers.items():
+        manifest = read_manifest(Location.of(teacher.model))
+        if manifest is not None and manifest["sha256"] != teacher.sha256:
+            raise UserError(
+                f"The specialist {teacher.specialist!r} was trained again after it embedded {vertical!r}: run `python -m jobs.embed` again."
+            )

@@ -17,6 +17,7 @@ from fashion_dml.data.sources.rows import (
     check_rows,
     hash64,
     hold_out_validation,
+    name_unlabelled,
     vocabulary,
 )
 from fashion_dml.storage import UserError
@@ -62,7 +63,11 @@ REFUSALS = {
         _set(4, vertical=""),
         "shop.csv, line 4: vertical is empty (image 'photos/dresses/1_0.jpg'); fill it in or remove the row.",
     ),
-    "blank product": (_set(3, product_id="  "), "shop.csv, line 3: product_id is empty (image 'photos/dresses/0_1.jpg')"),
+    "blank product": (
+        _set(3, product_id="  "),
+        "shop.csv, line 3: product_id is empty (image 'photos/dresses/0_1.jpg'); fill it in or remove the row, or take such training "
+        "images as unlabelled (ingest.unlabelled = true).",
+    ),
     "bad split": (_set(2, split="training"), "shop.csv, line 2: split is 'training'; it must be one of train, validation, test"),
     "bad vertical": (_set(5, vertical="../up"), "shop.csv: vertical '../up' must match [A-Za-z0-9][A-Za-z0-9_.-]{0,63}; rename it."),
     "long vertical": (_set(5, vertical="v" * 65), f"shop.csv: vertical '{'v' * 65}' must match"),
@@ -96,6 +101,28 @@ def test_what_is_wrong_is_refused_in_one_sentence(case: str) -> None:
         check_rows(table(change(shop_rows())), "shop.csv")
     assert str(caught.value).startswith(message)
     assert "\n" not in str(caught.value)
+
+
+def test_training_images_without_a_product_stand_alone() -> None:
+    given = shop_rows()
+    blank = [i for i, row in enumerate(given) if row["split"] == "train"][:3]
+    for i in blank:
+        given[i]["product_id"] = " "
+    rows = table(given)
+    named = name_unlabelled(rows)
+    check_rows(named, "shop.csv")
+    ids = named["product_id"].to_pylist()
+    assert [ids[i] for i in blank] == [f"unlabelled-{rows['image_id'][i]}" for i in blank]
+    assert [p for i, p in enumerate(ids) if i not in blank] == [r["product_id"] for i, r in enumerate(given) if i not in blank]
+    held_out = hold_out_validation(named, 0.5, seed=0)
+    assert {held_out["split"][i].as_py() for i in blank} == {"train"}  # they can't be measured
+
+
+def test_other_images_need_their_product() -> None:
+    given = shop_rows()
+    next(row for row in given if row["split"] == "test")["product_id"] = ""
+    with pytest.raises(UserError, match="product_id is empty"):
+        check_rows(name_unlabelled(table(given)), "shop.csv")
 
 
 def splits(rows: pa.Table) -> dict[str, set[str]]:

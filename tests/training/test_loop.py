@@ -169,6 +169,14 @@ def test_training_changes_what_it_may_and_nothing_else(small: Dataset, tmp_path:
     assert changed == trained
 
 
+@pytest.mark.parametrize(("share", "moves"), [(1.0, False), (0.5, True)])
+def test_the_head_may_learn_first(share: float, moves: bool, small: Dataset, tmp_path: Path) -> None:
+    run_training(small, tmp_path, recipe(steps=4, optim=Optim(learning_rate=1e-3, head_first=share)))
+    start, end = embedder(small).state_dict(), load_model(str(tmp_path / "model")).module.state_dict()
+    assert not torch.equal(start["head.weight"], end["head.weight"])
+    assert any(not torch.equal(end[n], v) for n, v in start.items() if n.startswith("trunk.")) is moves
+
+
 @pytest.mark.parametrize("keep", ["best", "last"])
 def test_keeps_the_model_asked_for(keep: str, small: Dataset, tmp_path: Path) -> None:
     """A rate that grows too high: the best model is an early one."""

@@ -77,3 +77,15 @@ def test_set_rate_scales_each_group_from_its_own_peak() -> None:
     set_rate(optimizer, 0.5)
     set_rate(optimizer, 0.25)
     assert {round(g["lr"], 9) for g in optimizer.param_groups} == {0.25e-3, 1.75e-3}
+
+
+def test_without_the_trunk_only_head_and_loss_have_a_rate() -> None:
+    made = task()
+    made.loss.register_parameter("proxies", nn.Parameter(torch.zeros(5, 8)))
+    optimizer = create_optimizer(made, SETTINGS)
+    set_rate(optimizer, 0.5, trunk=False)
+    rates = {id(p): g["lr"] for g in optimizer.param_groups for p in g["params"]}
+    for name, parameter in made.named_parameters():
+        assert rates[id(parameter)] == (0 if ".trunk." in name else pytest.approx(3.5e-3))
+    set_rate(optimizer, 0.5)
+    assert min(g["lr"] for g in optimizer.param_groups) == pytest.approx(5e-4)

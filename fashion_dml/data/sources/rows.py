@@ -21,6 +21,7 @@ from fashion_dml.storage import UserError
 ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}")
 FIXED = ("ref", "image_id", "product_id", "vertical", "split", "domain", "view")
 MAX_VOCABULARY = 4096
+UNLABELLED = "unlabelled-"
 
 
 def _first(table: pa.Table, mask: pa.Array | pa.ChunkedArray) -> dict[str, str] | None:
@@ -32,6 +33,14 @@ def _first(table: pa.Table, mask: pa.Array | pa.ChunkedArray) -> dict[str, str] 
     return {**{k: table[k][i].as_py() for k in table.column_names}, "line": str(i + 2)}
 
 
+def name_unlabelled(table: pa.Table) -> pa.Table:
+    """Training rows without a product become products of one image: they make no pair, but a student has a target for them."""
+    alone = pc.and_(pc.equal(pc.utf8_trim_whitespace(table["product_id"]), ""), pc.equal(table["split"], "train"))
+    named = pc.binary_join_element_wise(UNLABELLED, table["image_id"], "")
+    at = table.column_names.index("product_id")
+    return table.set_column(at, "product_id", pc.if_else(alone, named, table["product_id"]))
+
+
 def check_rows(table: pa.Table, origin: str) -> None:
     """Raise UserError with the first thing that is wrong with a source's rows; `origin` names the source."""
     if table.num_rows == 0:
@@ -39,7 +48,12 @@ def check_rows(table: pa.Table, origin: str) -> None:
     for column in ("ref", "image_id", "product_id", "vertical", "split"):
         if row := _first(table, pc.equal(pc.utf8_trim_whitespace(table[column]), "")):
             raise UserError(
-                f"{origin}, line {row['line']}: {column} is empty (image {row['ref']!r}); fill it in or remove the row."
+                f"{origin}, line {row['line']}: {column} is empty (image {row['ref']!r}); fill it in or remove the row"
+                + (
+                    ", or take such training images as unlabelled (ingest.unlabelled = true)."
+                    if column == "product_id"
+                    else "."
+                )
             )
     if row := _first(table, pc.invert(pc.is_in(table["split"], pa.array(SPLITS)))):
         raise UserError(f"{origin}, line {row['line']}: split is {row['split']!r}; it must be one of {', '.join(SPLITS)}.")
