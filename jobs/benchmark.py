@@ -1,7 +1,7 @@
 """Measure this machine: every figure against its limit or its peers, in turns in one run, medians and ratios.
 
     python -m jobs.benchmark stream --workspace workspace
-    python -m jobs.benchmark losses        (ingest, evaluate and losses need no Ray)
+    python -m jobs.benchmark losses        (only stream needs Ray)
     python -m jobs.benchmark               (all)
 
 Writes `reports/benchmark-NAME.json` for each subject.
@@ -22,7 +22,7 @@ from pydantic import Field
 
 from fashion_dml.config import JobSettings
 from fashion_dml.storage import Location, UserError
-from jobs.benchmarks import Row, evaluate, ingest, losses, stream
+from jobs.benchmarks import Row, evaluate, ingest, losses, stream, train
 from jobs.common import connect, main, print_table
 
 SUBJECTS: dict[str, Callable[[str], tuple[list[Row], dict[str, Any]]]] = {
@@ -30,8 +30,9 @@ SUBJECTS: dict[str, Callable[[str], tuple[list[Row], dict[str, Any]]]] = {
     "ingest": ingest.run,
     "losses": losses.run,
     "stream": stream.run,
+    "train": train.run,
 }
-WITHOUT_RAY = ("evaluate", "ingest", "losses")
+WITHOUT_RAY = ("evaluate", "ingest", "losses", "train")
 
 
 class BenchmarkSettings(JobSettings):

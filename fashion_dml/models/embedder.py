@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fashion_dml.config import Model
+from fashion_dml.models.depthwise import use_fast_depthwise
 from fashion_dml.models.head import CascadeHead
 from fashion_dml.models.trunk import create_trunk, feature_widths, freeze_stages, tapped
 
@@ -28,6 +29,7 @@ class Embedder(nn.Module):
         super().__init__()
         self.settings, self.height, self.width = settings, height, width
         self.trunk = create_trunk(settings.trunk, settings.weights, height, width)
+        use_fast_depthwise(self.trunk)
         self.widths = feature_widths(self.trunk, () if headless else settings.taps)
         self.dim = self.widths[-1] if headless else settings.dim
         self.head: nn.Module = nn.Identity()

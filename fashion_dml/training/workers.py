@@ -18,6 +18,7 @@ from ray.train.v2.api.config import ScalingConfig
 
 from fashion_dml.config import Cluster, Model
 from fashion_dml.storage import UserError
+from fashion_dml.training.malloc import keep_freed_memory
 from fashion_dml.training.team import Team
 
 DATA_CPUS = 0.25  # a Ray Data read task asks for this much
@@ -119,6 +120,8 @@ def join_team(settings: Cluster, size: int) -> Team | None:
     threads = settings.threads_per_worker or max(1, (os.cpu_count() or 1) // context.get_local_world_size())
     torch.set_num_threads(threads)
     device = ray.train.torch.get_device()
+    if device.type == "cpu":
+        keep_freed_memory()
     if size == 1:
         return Team(device=device)
     groups = [dist.new_group(list(range(first, first + size))) for first in range(0, world - size + 1, size)]
