@@ -3,7 +3,8 @@
     python -m jobs.distill --config jobs/configs/demo.yaml --workspace workspace
 
 Reads `<workspace>/dataset` and `<workspace>/teachers`; writes `<workspace>/unified/model` and, while training, `last`,
-`best` and TensorBoard `logs` beside it. An interrupted run goes on from its last checkpoint.
+`best` and TensorBoard `logs` beside it. With `--finetune.steps` these are in `unified/distilled` and `unified/finetuned`, and the
+better of the two on validation products becomes `unified/model`. An interrupted run goes on from its last checkpoint.
 """
 
 from __future__ import annotations
@@ -30,6 +31,9 @@ def distill(settings: DistillSettings) -> dict[str, Any]:
         f"{model['images'] / max(model['seconds'], 1e-9):.0f} images/s"
         + (f", validation R@1 {100 * model['best']:.1f} %" if model["best"] >= 0 else "")
     )
+    if "candidates" in model:
+        told = ", ".join(f"{name} {100 * recall:.1f} %" for name, recall in model["candidates"].items())
+        console.print(f"chosen on validation products: {model['chosen']} ({told})")
     return model
 
 
