@@ -155,6 +155,9 @@ def measure_models(settings: EvaluateSettings) -> dict[str, Any]:
         shared = {name: given for name, given in items.items() if len(set(models[name].values())) == 1}
         maps = {name: embedding_map(given, e.map, settings.seed) for name, given in shared.items()}
         content["map"] = {name: points for name, points in maps.items() if points is not None}
+    groups = reports / "group_verticals.json"
+    if not settings.models and groups.is_file():
+        content["sweet_spot"] = groups.read_json()["curves"]
     content["cost"] = {name: asdict(cost(by.values(), d.height, d.width)) for name, by in models.items()}
     content |= {"job": "evaluate", "code": __version__, "key": key, "seconds": round(time.monotonic() - started, 3)}
     plain = {name: results[name] for name in items}

@@ -84,3 +84,29 @@ def paired_difference(
     difference = np.asarray(a, np.float64) - np.asarray(b, np.float64)
     both = ~np.isnan(difference).any(axis=1)
     return intervals(difference[both], resamples, rng, memory_bytes=memory_bytes)
+
+
+def paired_ratio(
+    a: np.ndarray, b: np.ndarray, resamples: int, rng: np.random.Generator, *, memory_bytes: int = 64 << 20
+) -> Interval:
+    """Mean of a over mean of b with its interval: a, b [Q] float of two models on the SAME queries in the same order.
+
+    A row where either is NaN (not scored) is left out. NaN where b is 0 in every row, or in every row of some resample.
+    """
+    if a.shape != b.shape:
+        raise UserError(
+            f"The models to compare have values of shape {list(a.shape)} and {list(b.shape)}; measure both on the same queries."
+        )
+    both = np.stack([a, b], axis=1).astype(np.float64)
+    both = both[~np.isnan(both).any(axis=1)]
+    if not len(both) or not both[:, 1].any():
+        return Interval(float("nan"), float("nan"), float("nan"))
+    means = np.concatenate(list(resampled_means(both, resamples, rng, memory_bytes)))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        low, high = np.quantile(means[:, 0] / means[:, 1], [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    value = both[:, 0].mean() / both[:, 1].mean()
+    return (
+        Interval(float(value), float(low), float(high))
+        if np.isfinite([low, high]).all()
+        else Interval(float(value), *[float("nan")] * 2)
+    )

@@ -17,7 +17,9 @@ from markupsafe import Markup
 
 from fashion_dml.evaluation.ladder import METRICS
 from fashion_dml.evaluation.plots import embedding_map, recall_bars, recall_curves, rung_dots, sweet_spot
+from fashion_dml.evaluation.premises import premises
 from fashion_dml.evaluation.protocol import PROTOCOLS
+from fashion_dml.evaluation.report import KEPT
 from fashion_dml.evaluation.sheets import Sheet
 from fashion_dml.evaluation.table import headline
 
@@ -35,6 +37,7 @@ def _environment() -> jinja2.Environment:
     )
     environment.filters["percent"] = percent
     environment.filters["points"] = points
+    environment.filters["ratio"] = ratio
     environment.filters["data_uri"] = data_uri
     return environment
 
@@ -74,6 +77,9 @@ def render(evaluation: Mapping[str, Any], sheets: Sequence[Sheet] = (), *, title
             headline=headline(evaluation),
             compared=list(dict.fromkeys(d["metric"] for d in evaluation["differences"])),
             pairs=pairs(evaluation),
+            kept=kept_rows(evaluation),
+            premises=premises(evaluation),
+            curves=[Markup(sweet_spot(curve)) for curve in evaluation.get("sweet_spot", [])],
             cost=evaluation.get("cost", {}),
             attributes=attribute_rows(evaluation),
             agreement=list(dict.fromkeys(c for by in evaluation.get("agreement", {}).get("models", {}).values() for c in by)),
@@ -115,6 +121,14 @@ def pairs(evaluation: Mapping[str, Any]) -> list[dict[str, Any]]:
     return list(found.values())
 
 
+def kept_rows(evaluation: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The unified model against the specialists, on separate indexes: one row per vertical, worst first."""
+    kept = evaluation.get("kept", {"verticals": {}})["verticals"]
+    by = {m: evaluation["models"][m]["separate"]["verticals"] for m in KEPT} if kept else {}
+    found = [{"vertical": v, "kept": k, **{m: by[m][v]["R@1"] for m in KEPT}} for v, k in kept.items()]
+    return sorted(found, key=lambda row: (row["kept"]["value"] is None, row["kept"]["value"] or 0))
+
+
 def attribute_rows(evaluation: Mapping[str, Any], metric: str = "R@1") -> list[dict[str, Any]]:
     """One row per attribute value, cells by model, on separate indexes, which every model has; columns in their order."""
     found: dict[str, dict[str, Any]] = {}
@@ -133,6 +147,11 @@ def by_model(sheets: Sequence[Sheet]) -> dict[str, list[Sheet]]:
     for sheet in sheets:
         found.setdefault(sheet.model, []).append(sheet)
     return found
+
+
+def ratio(value: float | None) -> str:
+    """`0.987`; a dash for what couldn't be had."""
+    return "–" if value is None else f"{value:.3f}"
 
 
 def percent(value: float | None) -> str:

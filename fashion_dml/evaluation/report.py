@@ -4,13 +4,15 @@
                 "verticals": {V: {...}}, "attributes": {"column=value": {"queries": n, "R@1": {...}, ...}},
                 "queries": n, "unscored": n, "gallery": "image" | "product"}}},
      "cost": {name: {"models": n, "parameters": n, "bytes": n, "ms_per_image": t}},
+     "kept": {"overall": {"queries": n, "value", "low", "high"}, "verticals": {V: {...}}},
      "map": {name: {"vertical": [...], "x": [...], "y": [...]}},
      "agreement": {"answers": k, "models": {name: {"colour": {"queries": n, "value", "low", "high"}, ...}}},
      "dataset": {...}, "left_out": [{"model", "protocol", "reason"}],
      "differences": [{"a", "b", "protocol", "metric", "value", "low", "high"}]}
 
 "overall" is the mean over queries (micro), "macro" the mean over verticals; "attributes" are queries known to have a value, where
-the dataset has attributes; "agreement" is how often the first answers share a query's. A value that can't be had is null.
+the dataset has attributes; "kept" is the unified model's R@1 over the specialists', on separate indexes; "agreement" is how
+often the first answers share a query's. A value that can't be had is null.
 """
 
 from __future__ import annotations
@@ -23,12 +25,13 @@ from typing import Any
 import numpy as np
 
 from fashion_dml.evaluation.agreement import agreement
-from fashion_dml.evaluation.bootstrap import Interval, intervals, macro_intervals, paired_difference
+from fashion_dml.evaluation.bootstrap import Interval, intervals, macro_intervals, paired_difference, paired_ratio
 from fashion_dml.evaluation.metrics import Retrieval
 from fashion_dml.evaluation.protocol import PROTOCOLS, LeftOut, Measured, Protocol, Vertical
 from fashion_dml.storage import UserError
 
 COMPARED = ("R@1", "mAP", "MAP@R")
+KEPT: tuple[str, str] = ("unified", "specialists")
 
 
 def build(
@@ -67,7 +70,22 @@ def build(
         for a, b in itertools.combinations(having, 2):
             # The later minus the earlier: models are named from the baseline on.
             differences += compare(b, measured[b][protocol], a, measured[a][protocol], compared, resamples, seed)
-    return {"models": models, "dataset": dict(dataset), "left_out": left_out, "differences": differences}
+    content = {"models": models, "dataset": dict(dataset), "left_out": left_out, "differences": differences}
+    unified, specialists = (measured.get(m, {}).get("separate") for m in KEPT)
+    if unified is not None and specialists is not None:
+        content["kept"] = kept_report(unified, specialists, resamples, seed)
+    return content
+
+
+def kept_report(unified: Measured, specialists: Measured, resamples: int, seed: int) -> dict[str, Any]:
+    """R@1 of the unified model over that of the specialists, on separate indexes: of all queries, and of each vertical."""
+
+    def ratio(one: Retrieval, other: Retrieval) -> dict[str, Any]:
+        found = paired_ratio(one.values["R@1"], other.values["R@1"], resamples, np.random.default_rng(seed))
+        return {"queries": int(one.scored.sum()), **_plain(found)}
+
+    verticals = {v: ratio(part, specialists.by_vertical[v]) for v, part in unified.by_vertical.items()}
+    return {"overall": ratio(unified.queries, specialists.queries), "verticals": verticals}
 
 
 def protocol_report(measured: Measured, resamples: int, seed: int) -> dict[str, Any]:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fashion_dml.evaluation.bootstrap import intervals, macro_intervals, paired_difference, resampled_means
+from fashion_dml.evaluation.bootstrap import intervals, macro_intervals, paired_difference, paired_ratio, resampled_means
 from fashion_dml.storage import UserError
 
 
@@ -90,3 +90,28 @@ def test_bad_input_is_refused():
         intervals(np.array([[np.nan]]), 5, rng())
     with pytest.raises(UserError, match="same queries"):
         paired_difference(np.ones((3, 1)), np.ones((4, 1)), 5, rng())
+
+
+def test_a_ratio_is_of_the_means_and_its_interval_of_the_resamples():
+    a, b = (np.random.default_rng(s).integers(0, 2, 40).astype(float) for s in (1, 2))
+    found = paired_ratio(a, b, 300, rng())
+    draws = rng().integers(40, size=(300, 40))
+    assert found.value == pytest.approx(a.mean() / b.mean())
+    expected = np.quantile([a[d].mean() / b[d].mean() for d in draws], [0.025, 0.975])
+    assert (found.low, found.high) == pytest.approx(tuple(expected))
+
+
+def test_a_ratio_sees_pairing_and_leaves_out_what_is_not_scored():
+    b = np.random.default_rng(3).random(50)
+    found = paired_ratio(np.append(1.1 * b, np.nan), np.append(b, 1.0), 100, rng())
+    assert (found.value, found.low, found.high) == pytest.approx((1.1, 1.1, 1.1))
+
+
+def test_a_ratio_to_nothing_is_nan():
+    for a, b in ((np.ones(4), np.zeros(4)), (np.empty(0), np.empty(0))):
+        assert math.isnan(paired_ratio(a, b, 10, rng()).value)
+    few = paired_ratio(np.ones(3), np.array([1.0, 0.0, 0.0]), 200, rng())  # some resamples hold no hit
+    assert few.value == 3
+    assert math.isnan(few.low)
+    with pytest.raises(UserError, match="same queries"):
+        paired_ratio(np.ones(3), np.ones(4), 5, rng())

@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from fashion_dml.evaluation.html import attribute_rows, pairs, percent, points, render, rows
+from fashion_dml.evaluation.html import attribute_rows, kept_rows, pairs, percent, points, render, rows
 from fashion_dml.evaluation.report import build
 from fashion_dml.evaluation.sheets import Sheet, Tile
 
@@ -127,6 +127,25 @@ def test_agreement_is_a_table(evaluation):
     page = render({**evaluation, "agreement": shared})
     assert "Share of the first 10 answers" in page
     assert "<b>25.0</b><small>20.0–30.0</small>" in page
+    assert EVIL not in page
+
+
+def test_the_unified_model_stands_against_its_specialists(results):
+    found = build(dict(zip(("specialists", "unified"), list(results.values())[:2], strict=True)), {}, resamples=50)
+    page = render(found)
+    assert "One model against its specialists" in page
+    for one in found["kept"]["verticals"].values():
+        assert f"<b>{one['value']:.3f}</b><small>{one['low']:.3f}–{one['high']:.3f}</small>" in page
+    assert "One distilled model is as good as the specialists (separate index)" in page
+    table = kept_rows(found)
+    assert [r["kept"]["value"] for r in table] == sorted(r["kept"]["value"] for r in table)
+    assert "One model against its specialists" not in render(build({"unified": results["unified"]}, {}, resamples=5))
+
+
+def test_sweet_spots_are_figures(evaluation):
+    curve = {"order": ["bags", EVIL], "sizes": [1, 2], "recall": {"bags": [0.5, 0.4], EVIL: [None, 0.3]}}
+    page = render({**evaluation, "sweet_spot": [curve, curve]})
+    assert page.count('aria-label="validation R@1 over verticals') == 2
     assert EVIL not in page
 
 

@@ -12,7 +12,9 @@ from .conftest import MODELS, NAMES, make_verticals
 
 
 def test_has_the_agreed_shape(evaluation):
-    assert set(evaluation) == {"models", "dataset", "differences", "left_out"}
+    assert set(evaluation) == {"models", "dataset", "differences", "left_out"} | (
+        {"kept"} if "specialists" in MODELS else set()
+    )
     assert list(evaluation["models"]) == [*MODELS, "mixed"]
     for model, by in evaluation["models"].items():
         assert set(by) == ({"separate"} if model == "mixed" else {"separate", "merged"})
@@ -35,6 +37,20 @@ def test_values_are_the_means(evaluation, results):
                 assert part["overall"][name]["value"] == pytest.approx(value)
             for name, value in measured.macro().items():
                 assert part["macro"][name]["value"] == pytest.approx(value)
+
+
+def test_what_the_unified_model_keeps(results):
+    renamed = dict(zip(("specialists", "unified"), list(results.values())[:2], strict=True))
+    found = build(renamed, {}, resamples=50)
+    by = {m: found["models"][m]["separate"] for m in renamed}
+    kept = found["kept"]
+    assert kept["overall"]["queries"] == 108
+    for part, ours, theirs in [(kept["overall"], *(by[m]["overall"] for m in ("unified", "specialists")))] + [
+        (kept["verticals"][v], *(by[m]["verticals"][v] for m in ("unified", "specialists"))) for v in NAMES
+    ]:
+        assert part["value"] == pytest.approx(ours["R@1"]["value"] / theirs["R@1"]["value"])
+        assert part["low"] <= part["value"] <= part["high"]
+    assert "kept" not in build({"unified": renamed["unified"]}, {}, resamples=5)
 
 
 def test_json_round_trip(evaluation):
