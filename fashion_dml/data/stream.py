@@ -186,7 +186,7 @@ def quiet_context() -> Any:
     from ray.data import DataContext
 
     context = DataContext.get_current().copy()
-    context.custom_execution_callback_classes = [*context.custom_execution_callback_classes, Unhurried]
+    context.custom_execution_callback_classes = [*context.custom_execution_callback_classes, Unhurried]  # type: ignore[list-item]
     context.execution_options.verbose_progress = False
     context.enable_progress_bars = False
     context.print_on_execution_start = False

@@ -7,6 +7,7 @@ import threading
 import time
 import zlib
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from fashion_dml.data.decode import decode
 from fashion_dml.data.plan import Cursor
 from fashion_dml.data.read import read_window
 from fashion_dml.data.schema import Dataset
-from fashion_dml.data.stream import StreamStats, stream
+from fashion_dml.data.stream import StreamStats, Unhurried, stream
 from fashion_dml.storage import UserError
 
 IMAGES = replace(PLAN, mode="images")
@@ -149,6 +150,32 @@ def test_no_more_batches_are_ready_than_their_bytes_allow(room: int, small: Data
             time.sleep(0.01)
         assert len(made) >= 60
     batches.close()  # type: ignore[attr-defined]
+
+
+@pytest.mark.cluster
+def test_ray_data_leaves_the_cpu_to_a_trainer_that_is_slower(
+    ray_local: str, small: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With more to read than may be held, all tasks wait to give: their scheduling loop must not turn without a pause."""
+    began: list[float] = []
+    pause = Unhurried.on_execution_step
+
+    def counted(self: Unhurried, executor: object) -> None:
+        began.append(time.perf_counter())
+        pause(self, executor)
+
+    monkeypatch.setattr(Unhurried, "on_execution_step", counted)
+    settings = on_ray("worker").model_copy(update={"prefetch_bytes": 1 << 20})
+    plan = training_plan(small)
+    batches = stream(plan, sources(small), settings, start=Cursor(), steps=40 * plan.steps(0))
+    with closing(batches):
+        next(batches)
+        looked = len(began)
+        deadline = time.monotonic() + 60
+        while len(began) < looked + 25 and time.monotonic() < deadline:
+            threading.Event().wait(0.01)
+    assert len(began) >= looked + 25  # the loop runs while nothing is taken
+    assert min(later - earlier for earlier, later in itertools.pairwise(began)) >= 0.9 * Unhurried.PAUSE
 
 
 @pytest.mark.cluster
