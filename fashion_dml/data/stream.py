@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
@@ -51,7 +51,7 @@ def stream(
     workers: int = 1,
     stats: StreamStats | None = None,
     near: Near | None = None,
-) -> Iterator[Batch]:
+) -> Generator[Batch]:
     """`steps` batches for worker `rank` of `workers`, from `start` on; `near` is for plans of hard classes.
 
     Raises UserError if a worker would get no lane, or when more than `data.max_corrupt` of the images are corrupt.
