@@ -19,6 +19,7 @@ import torch
 
 from fashion_dml.config import Cluster, Data, Embed
 from fashion_dml.data.schema import Dataset, Part, embeddings_schema
+from fashion_dml.data.stream import quiet_context
 from fashion_dml.inference.encode import Encoder, model_version
 from fashion_dml.storage import Location, manifest_sha256
 
@@ -77,11 +78,8 @@ def _execute(work: list[dict[str, Any]], settings: Embed, cluster: Cluster) -> N
     import ray
     from ray.data import ActorPoolStrategy, DataContext
 
-    context = DataContext.get_current().copy()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
     actors = min(settings.actors or cluster.most, len(work))
-    with DataContext.current(context):
+    with DataContext.current(quiet_context()):
         items = ray.data.from_items(work, override_num_blocks=len(work))
         done = items.map(
             EmbedActor,  # type: ignore[arg-type]  # Ray types a class of callables as a callable
