@@ -27,6 +27,7 @@ from ray.data import DataContext
 
 from fashion_dml.config import Ingest, JobSettings
 from fashion_dml.data.ingest import Work, check_damage, drop_drafts, finish, prepare, summary
+from fashion_dml.data.ray_data import quiet_context, task_source
 from fashion_dml.data.shards import PartReport, write_part
 from fashion_dml.data.sources.consumer_to_shop import read_consumer_to_shop
 from fashion_dml.data.sources.fabric import read_fabric
@@ -36,7 +37,6 @@ from fashion_dml.data.sources.generated.source import read_generated
 from fashion_dml.data.sources.inshop import read_inshop
 from fashion_dml.data.sources.sop import read_sop
 from fashion_dml.data.sources.street2shop import read_street2shop
-from fashion_dml.data.stream import quiet_context, task_source
 from fashion_dml.storage import Location, UserError, read_manifest
 from jobs import verify
 from jobs.common import connect, console, main, print_table, write_report

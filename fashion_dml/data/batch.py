@@ -35,16 +35,6 @@ class Batch:
     attributes: Tensor | None = None
 
 
-def with_pixels(table: pa.Table, height: int, width: int) -> pa.Table:
-    """The table with decoded pixels (one binary value a row) in place of encoded bytes, for decoding in tasks."""
-    pixels, shown, corrupt = decode_batch(table, height, width)
-    data = pa.array([p.tobytes() for p in pixels], pa.binary())
-    bad = pa.array([i if i in corrupt else "" for i in table["image_id"].to_pylist()])
-    moved = table.take(pa.array(shown)) if corrupt else table
-    at = moved.column_names.index("image")
-    return moved.set_column(at, "image", data).append_column("corrupt", bad)
-
-
 def to_batch(group: list[pa.Table], settings: Data, in_tasks: bool) -> Batch:
     """The tables of a step's lanes together as tensors, decoded unless tasks did it."""
     images, labels, lane, row, targets, attributes, corrupt = [], [], [], [], [], [], []

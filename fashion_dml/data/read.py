@@ -103,3 +103,13 @@ def decode_batch(table: pa.Table, height: int, width: int) -> tuple[np.ndarray, 
             shown[i] = same[0] if len(same) else good[i % len(good)]
             pixels[i] = pixels[shown[i]]
     return pixels, shown, [table["image_id"][i].as_py() for i in corrupt]
+
+
+def with_pixels(table: pa.Table, height: int, width: int) -> pa.Table:
+    """The table with decoded pixels (one binary value a row) in place of encoded bytes, for decoding in tasks."""
+    pixels, shown, corrupt = decode_batch(table, height, width)
+    data = pa.array([p.tobytes() for p in pixels], pa.binary())
+    bad = pa.array([i if i in corrupt else "" for i in table["image_id"].to_pylist()])
+    moved = table.take(pa.array(shown)) if corrupt else table
+    at = moved.column_names.index("image")
+    return moved.set_column(at, "image", data).append_column("corrupt", bad)

@@ -18,9 +18,10 @@ import pyarrow as pa
 
 from fashion_dml.config import Data
 from fashion_dml.data.ahead import ahead
-from fashion_dml.data.batch import Batch, to_batch, with_pixels
+from fashion_dml.data.batch import Batch, to_batch
 from fashion_dml.data.plan import Cursor, Near, Plan, Window
-from fashion_dml.data.read import Sources, read_window
+from fashion_dml.data.ray_data import quiet_context, task_source
+from fashion_dml.data.read import Sources, read_window, with_pixels
 from fashion_dml.storage import UserError
 
 TASK_IMAGES = 2048  # images that one read task emits, where memory allows: a task costs some 10 ms
@@ -156,59 +157,6 @@ def _ray_tables(
         with DataContext.current(context):
             dataset = ray.data.read_datasource(task_source(tasks), override_num_blocks=len(tasks), num_cpus=0.25)
         yield from _whole(dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=blocks))
-
-
-class Unhurried:
-    """An execution callback of Ray Data that pauses after each step of its scheduling loop.
-
-    The loop waits for a task that has something to give. When the trainer is slower than the stream, all tasks have, and none may give
-    it: the loop then turns without end in a thread of the trainer's process, holds Python's lock most of the time, and a
-    training step on a CPU takes three times as long.
-    """
-
-    PAUSE = 0.02  # seconds: a step takes a millisecond, and prefetched batches last longer
-
-    def on_execution_step(self, executor: Any) -> None:
-        time.sleep(self.PAUSE)
-
-    def before_execution_starts(self, executor: Any) -> None:
-        """Nothing to do."""
-
-    def after_execution_succeeds(self, executor: Any) -> None:
-        """Nothing to do."""
-
-    def after_execution_fails(self, executor: Any, error: Exception) -> None:
-        """Nothing to do."""
-
-
-def quiet_context() -> Any:
-    """A copy of Ray Data's context whose executions print nothing and leave the CPU to the trainer."""
-    from ray.data import DataContext
-
-    context = DataContext.get_current().copy()
-    context.custom_execution_callback_classes = [*context.custom_execution_callback_classes, Unhurried]  # type: ignore[list-item]
-    context.execution_options.verbose_progress = False
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    return context
-
-
-def task_source(tasks: list[Callable[[], Iterator[pa.Table]]]) -> Any:
-    """A Ray Data source whose read tasks are these functions."""
-    from ray.data import Datasource, ReadTask
-    from ray.data.block import BlockMetadata
-
-    class TaskSource(Datasource):
-        """The tables that functions yield; unlike Ray's own sources, nothing is packed or cut."""
-
-        def estimate_inmemory_data_size(self) -> int | None:
-            return None
-
-        def get_read_tasks(self, parallelism: int, *args: object, **kwargs: object) -> list[ReadTask]:
-            unknown = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
-            return [ReadTask(task, unknown) for task in tasks]
-
-    return TaskSource()
 
 
 def _whole(blocks: Iterable[pa.Table]) -> Iterator[pa.Table]:

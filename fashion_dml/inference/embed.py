@@ -18,8 +18,8 @@ import pyarrow.parquet as pq
 import torch
 
 from fashion_dml.config import Cluster, Data, Embed
+from fashion_dml.data.ray_data import quiet_context
 from fashion_dml.data.schema import Dataset, Part, embeddings_schema
-from fashion_dml.data.stream import quiet_context
 from fashion_dml.inference.encode import Encoder, model_version
 from fashion_dml.storage import Location, manifest_sha256
 

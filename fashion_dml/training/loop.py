@@ -88,9 +88,8 @@ def train(
         progress = Progress()
         task.begin(plan, sources, recipe.data, team)
     average = None
-    if (
-        recipe.optim.average and team.rank == 0
-    ):  # the others' weights are the same; before its layers hold a process group, which can't be copied
+    # The others' weights are the same. Before the layers hold a process group, which can't be copied.
+    if recipe.optim.average and team.rank == 0:
         average = Average(embedder, recipe.optim.average, progress.average)
         progress.average = average.embedder.state_dict()
     chosen = embedder if average is None else average.embedder

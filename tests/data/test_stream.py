@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import subprocess
+import sys
 import threading
 import time
 import zlib
@@ -15,15 +17,17 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from ray import cloudpickle
 from stream_helpers import PLAN, THREADS, collect, rewrite, same, sources, teacher, training_plan
 
 from fashion_dml.config import Data
 from fashion_dml.data.batch import to_batch
 from fashion_dml.data.decode import decode
 from fashion_dml.data.plan import Cursor
+from fashion_dml.data.ray_data import Unhurried, quiet_context
 from fashion_dml.data.read import read_window
 from fashion_dml.data.schema import Dataset
-from fashion_dml.data.stream import StreamStats, Unhurried, stream
+from fashion_dml.data.stream import StreamStats, _reader, stream
 from fashion_dml.storage import UserError
 
 IMAGES = replace(PLAN, mode="images")
@@ -176,6 +180,14 @@ def test_ray_data_leaves_the_cpu_to_a_trainer_that_is_slower(
             threading.Event().wait(0.01)
     assert len(began) >= looked + 25  # the loop runs while nothing is taken
     assert min(later - earlier for earlier, later in itertools.pairwise(began)) >= 0.9 * Unhurried.PAUSE
+
+
+def test_processes_that_read_do_not_import_torch(small: Dataset) -> None:
+    """What Ray carries to them: a read task that decodes, the plan, and the context. Their start would take twice as long."""
+    carried = (_reader(None, [], sources(small), (32, 32)), training_plan(small), quiet_context())
+    script = "import sys; from ray import cloudpickle; cloudpickle.load(sys.stdin.buffer); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], input=cloudpickle.dumps(carried), capture_output=True, check=True)
+    assert done.stdout.decode().strip() == "False"
 
 
 @pytest.mark.cluster
