@@ -22,17 +22,19 @@ from pydantic import Field
 
 from fashion_dml.config import JobSettings
 from fashion_dml.storage import Location, UserError
-from jobs.benchmarks import Row, evaluate, ingest, losses, stream, train
+from jobs.benchmarks import Row, evaluate, index, ingest, losses, stream, train
 from jobs.common import connect, main, print_table
 
 SUBJECTS: dict[str, Callable[[str], tuple[list[Row], dict[str, Any]]]] = {
     "evaluate": evaluate.run,
+    "index": index.run,
+    "index-large": index.run_large,
     "ingest": ingest.run,
     "losses": losses.run,
     "stream": stream.run,
     "train": train.run,
 }
-WITHOUT_RAY = ("evaluate", "ingest", "losses", "train")
+WITHOUT_RAY = ("evaluate", "index", "index-large", "ingest", "losses", "train")
 
 
 class BenchmarkSettings(JobSettings):

@@ -69,7 +69,7 @@ def pipeline(settings: PipelineSettings) -> dict[str, Any]:
     names = names[names.index(settings.start or names[0]) :]
     workspace = Location.of(settings.workspace)
     values = settings.model_dump(mode="json")
-    stages = {name: validate(STAGES[name][1], {**values, "dataset": ""}) for name in names}
+    stages = {name: validate(STAGES[name][1], {**values, "dataset": "", "activate": True}) for name in names}
     if settings.force:
         for name in names:
             for made in STAGES[name][2]:

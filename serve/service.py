@@ -13,6 +13,7 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
 from fashion_dml.config import Serve
+from fashion_dml.index.filters import Filter
 from fashion_dml.index.manifest import IndexManifest
 from fashion_dml.index.merge import Found, merge
 from fashion_dml.storage import UserError
@@ -47,8 +48,9 @@ class SearchService:
     async def search(self, query: Query, options: SearchOptions) -> dict[str, Any]:
         """A SearchReply. Raises Refusal."""
         started, deadline = time.perf_counter(), self._deadline()
+        where = Filter.of(options.verticals)
         try:
-            self.manifest.check_verticals(options.verticals)
+            where.check(self.manifest.verticals, self.manifest.attributes)
         except UserError as error:
             raise Refusal(422, "unknown_vertical", str(error)) from error
         spent = {"decode": 0.0, "encode": 0.0}
@@ -64,7 +66,7 @@ class SearchService:
             vector = query
         begun = time.perf_counter()
         grouped = options.group_by == "product"
-        answers = await self._pool.ask("find", vector[None], options.k, options.verticals or None, grouped, deadline=deadline)
+        answers = await self._pool.ask("find", vector[None], options.k, where, grouped, deadline=deadline)
         self._check_coverage(answers, options.min_coverage)
         found = merge([answer[0][0] for answer in answers.given], options.k, group_by_product=grouped)
         ended = time.perf_counter()

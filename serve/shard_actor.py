@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import ray
 
+from fashion_dml.index.filters import Filter
 from fashion_dml.index.merge import Found
 from fashion_dml.index.shard import Shard
 from fashion_dml.storage import Location
@@ -18,9 +19,9 @@ from fashion_dml.storage import Location
 class ShardActor:
     """One shard of one index version; it loads from storage whenever Serve creates it again."""
 
-    def __init__(self, index: str, version: str, shard: int, threads: int) -> None:
+    def __init__(self, index: str, version: str, shard: int, threads: int, gpu: bool) -> None:
         self._version, self._number = version, shard
-        self._shard = Shard.open(Location.of(index), version, shard, threads=threads)
+        self._shard = Shard.open(Location.of(index), version, shard, threads=threads, gpu=gpu)
 
     def describe(self) -> dict[str, Any]:
         """What this process holds."""
@@ -29,9 +30,9 @@ class ShardActor:
             "imports_torch": "torch" in sys.modules,
         }  # fmt: skip
 
-    def find(self, queries: np.ndarray, k: int, verticals: list[str] | None, group_by_product: bool) -> list[Found]:
+    def find(self, queries: np.ndarray, k: int, where: Filter, group_by_product: bool) -> list[Found]:
         """The neighbours of each query, float32 [Q, D], in this shard."""
-        return self._shard.find(queries, k, verticals, group_by_product)
+        return self._shard.find(queries, k, where, group_by_product)
 
     def item(self, item_id: str) -> tuple[Found, np.ndarray] | None:
         """What is known of an item and its vector, float32 [D]; None if this shard doesn't hold it."""

@@ -37,8 +37,12 @@ def shard_actors(index: str, manifest: IndexManifest, settings: Serve) -> list[D
         DeploymentActorConfig(
             name=actor_name(shard, replica),
             actor_class=ShardActor,
-            init_args=(index, manifest.version, shard, settings.shard_threads),
-            actor_options={"num_cpus": settings.shard_cpus, "scheduling_strategy": "SPREAD"},
+            init_args=(index, manifest.version, shard, settings.shard_threads, settings.shard_gpus > 0),
+            actor_options={
+                "num_cpus": settings.shard_cpus,
+                "num_gpus": settings.shard_gpus,
+                "scheduling_strategy": "SPREAD",
+            },
         )
         for shard in range(len(manifest.shards))
         for replica in range(settings.shard_replicas)

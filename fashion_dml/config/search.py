@@ -64,7 +64,15 @@ class Index(Section):
     shards: Annotated[int, Field(ge=1, le=4096)] = Field(
         2, description="index shards; each is one task when built and one actor when served"
     )
-    kind: Literal["flat", "flat_fp16"] = Field("flat", description="flat: exact, float32; flat_fp16: half the memory")
+    kind: Literal["auto", "flat", "ivf", "ivf_pq", "hnsw"] = Field(
+        "auto", description="flat: exact; others approximate; auto: the fastest measured on a sample of those that fit"
+    )
+    store: Literal["fp32", "fp16", "int8"] = Field(
+        "fp32", description="how vectors are stored: fp16 half the bytes, int8 a quarter"
+    )
+    recall: Annotated[float, Field(gt=0, le=1)] = Field(0.95, description="least recall@10 of an approximate kind")
+    memory_bytes: Annotated[int, Field(ge=1 << 20)] = Field(4 << 30, description="memory that a shard may need, for kind auto")
+    sample: Annotated[int, Field(ge=1000)] = Field(100_000, description="vectors that the kinds are measured on, for kind auto")
     splits: tuple[str, ...] = Field(
         ("train", "validation", "test", "gallery"),
         description="splits that make the catalogue, of those that exist; query photos don't",
@@ -83,6 +91,9 @@ class Serve(Section):
     )
     shard_cpus: Annotated[float, Field(ge=0)] = Field(0.1, description="CPUs a shard actor asks for")
     shard_threads: Positive = Field(1, description="FAISS threads of a shard actor")
+    shard_gpus: Annotated[float, Field(ge=0)] = Field(
+        0, description="GPUs a shard actor asks for; more than 0 searches an index of kind flat or ivf there"
+    )
     ingress_replicas: Positive = Field(1, description="replicas that decode images and merge answers")
     ingress_cpus: Annotated[float, Field(ge=0)] = Field(0.4, description="CPUs an ingress replica asks for")
     encoder_replicas: Positive = Field(1, description="replicas that hold the model")

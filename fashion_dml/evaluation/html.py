@@ -16,7 +16,7 @@ import jinja2
 from markupsafe import Markup
 
 from fashion_dml.evaluation.ladder import METRICS
-from fashion_dml.evaluation.plots import embedding_map, recall_bars, recall_curves, rung_dots, sweet_spot
+from fashion_dml.evaluation.plots import effort_curves, embedding_map, recall_bars, recall_curves, rung_dots, sweet_spot
 from fashion_dml.evaluation.premises import premises
 from fashion_dml.evaluation.protocol import PROTOCOLS
 from fashion_dml.evaluation.report import KEPT
@@ -54,6 +54,14 @@ def render_groups(report: Mapping[str, Any], *, title: str) -> str:
     group = {v: name for name, verticals in report["groups"].items() for v in verticals}
     plots = [Markup(sweet_spot(curve)) for curve in report["curves"]]
     return _environment().get_template("groups.html").render(title=title, report=report, group=group, plots=plots)
+
+
+def render_choice(report: Mapping[str, Any], *, goal: float, title: str) -> str:
+    """The page of an index whose kind was chosen or tuned, from the report of `jobs.build_index`; goal: the recall asked for."""
+    choice_plot = Markup(effort_curves(report["choice"]["points"], goal)) if report["choice"] else ""
+    curve_plot = Markup(effort_curves(report["curve"], goal)) if report["curve"] else ""
+    page = _environment().get_template("index_choice.html")
+    return page.render(title=title, report=report, goal=goal, choice_plot=choice_plot, curve_plot=curve_plot)
 
 
 def render(evaluation: Mapping[str, Any], sheets: Sequence[Sheet] = (), *, title: str = "Evaluation") -> str:

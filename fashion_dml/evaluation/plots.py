@@ -142,6 +142,24 @@ def embedding_map(points: Mapping[str, Any], model: str) -> str:
         return _svg(figure, f"embeddings of {model} by vertical")
 
 
+def effort_curves(points: Sequence[Mapping[str, Any]], goal: float) -> str:
+    """SVG of recall over milliseconds a query of kinds of an index; points: {"kind", "recall", "milliseconds"}; goal: the least recall."""
+    with matplotlib.rc_context({**STYLE, "svg.hashsalt": "effort"}):
+        figure = Figure(figsize=(7.0, 3.6), layout="constrained")
+        axes = figure.add_subplot()
+        for number, kind in enumerate(dict.fromkeys(p["kind"] for p in points)):
+            known = sorted((p["milliseconds"], 100 * p["recall"]) for p in points if p["kind"] == kind)
+            axes.plot(
+                *zip(*known, strict=True), MARKS[number % len(MARKS)] + "-", color=_colour(number), label=kind, markersize=4
+            )
+        axes.axhline(100 * goal, color=INK, linewidth=0.8, linestyle="--")
+        axes.set_xscale("log")
+        axes.set_xlabel("milliseconds a query, one thread")
+        axes.set_ylabel("recall@10, %")
+        _finish(figure, axes)
+        return _svg(figure, "recall over latency of kinds of an index")
+
+
 def _with(evaluation: Mapping[str, Any], protocol: Protocol) -> dict[str, Any]:
     return {name: by[protocol] for name, by in evaluation["models"].items() if protocol in by}
 

@@ -2,7 +2,8 @@
 
     index/CURRENT                               one line: the live version's name; replaced atomically
     index/versions/<v>/manifest.json            written last: a version without it is not complete
-    index/versions/<v>/shard-NNNNN/{vectors.faiss, items.arrow}
+    index/versions/<v>/shard-NNNNN/{vectors.faiss, items.arrow}, for an approximate kind candidates.faiss too
+    index/versions/<v>/trained/{vectors.faiss, candidates.faiss}   empty indexes that the shards began with
 
 FAISS files from strangers are a memory-safety risk, so a file is opened only if the manifest lists it with its digest.
 """
@@ -17,8 +18,10 @@ from typing import Any
 from fashion_dml.storage import Location, UserError, read_manifest, require_manifest
 
 KIND = "index"
+KINDS = ("flat", "ivf", "ivf_pq", "hnsw")
 CURRENT = "CURRENT"
 VECTORS = "vectors.faiss"
+CANDIDATES = "candidates.faiss"
 ITEMS = "items.arrow"
 MADE_BY = "python -m jobs.build_index"
 ITEM_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}")
@@ -30,18 +33,31 @@ def shard_name(shard: int) -> str:
 
 
 @dataclass(frozen=True)
+class Effort:
+    """How hard an approximate search looks: cells visited (ivf, ivf_pq) or depth of the walk (hnsw), and candidates re-scored."""
+
+    probes: int
+    candidates: int
+
+
+@dataclass(frozen=True)
 class IndexManifest:
     """The checked manifest of one version.
 
-    Attributes: model (sha256 of the weights that made the vectors), dim (D), kind (key of `segment.KINDS`), shards
-    (items of each shard), products (each counts once, in however many verticals it is), verticals ({name: {"items",
-    "products"}}), attributes (vocabulary, `column=value` each), files ({relative path: {"sha256", "bytes"}}).
+    Attributes: model (sha256 of the weights that made the vectors), dim (D), kind (of KINDS), store (key of `store.STORES`),
+    effort (of an approximate kind's searches), catalog (last commit of the live catalogue that is folded in), shards (items of
+    each), products (each counts once, in however many verticals it is), verticals ({name: {"items", "products"}}), attributes
+    (vocabulary, `column=value` each), files ({relative path: {"sha256", "bytes"}}), measured (why this kind, the recall and the
+    curve of its effort, where it isn't flat).
     """
 
     version: str
     model: str
     dim: int
     kind: str
+    store: str
+    effort: Effort
+    catalog: int
     shards: tuple[int, ...]
     products: int
     verticals: dict[str, dict[str, int]]
@@ -49,16 +65,11 @@ class IndexManifest:
     files: dict[str, dict[str, Any]]
     inputs: dict[str, str]
     config: Any
+    measured: dict[str, Any]
 
     @property
     def items(self) -> int:
         return sum(self.shards)
-
-    def check_verticals(self, names: list[str]) -> None:
-        """Raises UserError at a vertical that the index doesn't hold, naming those it does."""
-        for name in names:
-            if name not in self.verticals:
-                raise UserError(f"The index holds no vertical {name[:64]!r}; known are {', '.join(sorted(self.verticals))}.")
 
 
 def index_root(workspace: Location) -> Location:
@@ -80,10 +91,12 @@ def load(index: Location, version: str) -> IndexManifest:
         raise UserError(f"{directory} holds a {raw.get('kind')!r}, not an index; run `{MADE_BY}`.")
     try:
         return IndexManifest(
-            version=version, model=raw["model"], dim=int(raw["dim"]), kind=raw["index"],
+            version=version, model=raw["model"], dim=int(raw["dim"]), kind=raw["index"], store=raw["store"],
+            effort=Effort(**raw["effort"]), catalog=int(raw["catalog"]),
             shards=tuple(int(n) for n in raw["shards"]), products=int(raw["products"]),
             verticals=raw["verticals"], attributes=tuple(raw["attributes"]),
             files=raw["files"], inputs=raw["inputs"], config=raw["config"],
+            measured={name: raw.get(name) for name in ("choice", "recall", "curve")},
         )  # fmt: skip
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"The manifest in {directory} lacks or garbles {error}; run `{MADE_BY} --force true`.") from error

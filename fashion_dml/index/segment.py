@@ -1,13 +1,13 @@
-"""Writing one shard: vectors.faiss and items.arrow, row for row.
+"""Writing one shard: vectors.faiss, items.arrow and, for an approximate kind, candidates.faiss, row for row.
 
-Rows are sorted by vertical, so a vertical filter is a range of rows; in it a product's rows are adjacent. Items are written
+Rows are sorted by vertical, so a vertical filter is a range of rows. Items are written
 batch by batch and never held together: memory is the vectors and the ids of items and products.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -15,17 +15,11 @@ import faiss
 import numpy as np
 import pyarrow as pa
 
-from fashion_dml.index.manifest import ITEM_ID, ITEMS, VECTORS
+from fashion_dml.index.candidates import Trained, train
+from fashion_dml.index.manifest import CANDIDATES, ITEM_ID, ITEMS, VECTORS
 from fashion_dml.storage import UserError
 
 UNIT_TOLERANCE = 1e-3
-
-
-def _fp16(dim: int) -> faiss.Index:
-    return faiss.IndexScalarQuantizer(dim, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
-
-
-KINDS: dict[str, Callable[[int], faiss.Index]] = {"flat": faiss.IndexFlatIP, "flat_fp16": _fp16}
 
 
 def items_schema(attributes: int) -> pa.Schema:
@@ -64,19 +58,18 @@ def id_order(ids: Sequence[str]) -> np.ndarray:
 class SegmentWriter:
     """Writes a shard into an existing local directory; a context manager.
 
-    ids: all item ids in row order, known before the first batch. Batches come with verticals in ascending order and
-    the rows of a product in it together.
+    ids: all item ids in row order, known before the first batch. Batches come with verticals in ascending order.
     """
 
-    def __init__(self, directory: Path, ids: Sequence[str], *, dim: int, attributes: int, kind: str) -> None:
-        if kind not in KINDS:
-            raise UserError(f"index.kind = {kind!r} is unknown; known are {', '.join(KINDS)}.")
-        self.ids, self.dim = ids, dim
+    def __init__(self, directory: Path, ids: Sequence[str], *, attributes: int, trained: Trained) -> None:
+        self.ids, self.dim = ids, int(trained.store.d)
         self.ranges: dict[str, list[int]] = {}  # vertical -> [first row, row after the last]
         self.counts: dict[str, dict[str, int]] = {}
         self._order = id_order(ids)
-        self._index = KINDS[kind](dim)
-        self._rows, self._previous = 0, ""
+        self._store = faiss.clone_index(trained.store)
+        self._candidates = None if trained.candidates is None else faiss.clone_index(trained.candidates)
+        self._rows = 0
+        self._of_vertical: dict[str, set[int]] = {}  # vertical -> numbers of its products
         self._numbers: dict[str, int] = {}  # product_id -> its number; a product may have items in several verticals
         self._directory = directory
         self._schema = items_schema(attributes)
@@ -117,13 +110,11 @@ class SegmentWriter:
             raise ValueError(f"verticals must ascend: {vertical!r} after {next(reversed(self.ranges))!r}")
         self.ranges.setdefault(vertical, [first, first])[1] = last
         counts = self.counts.setdefault(vertical, {"items": 0, "products": 0})
-        numbers = np.empty(n, np.int32)
-        for i, product_id in enumerate(product_ids):
-            if product_id != self._previous or (i == 0 and counts["items"] == 0):
-                counts["products"] += 1
-                self._previous = product_id
-            numbers[i] = self._numbers.setdefault(product_id, len(self._numbers))
+        numbers = np.array([self._numbers.setdefault(p, len(self._numbers)) for p in product_ids], np.int32)
+        seen = self._of_vertical.setdefault(vertical, set())
+        seen.update(numbers.tolist())
         counts["items"] += n
+        counts["products"] = len(seen)
         flat = pa.array(np.ascontiguousarray(attributes, np.int8).ravel())
         columns = [
             pa.array(self.ids[first:last], pa.string()), pa.array(product_ids, pa.string()),
@@ -132,7 +123,9 @@ class SegmentWriter:
             pa.array(thumbnails, pa.binary()), pa.array(numbers), pa.array(self._order[first:last]),
         ]  # fmt: skip
         self._writer.write_batch(pa.record_batch(columns, schema=self._schema))
-        self._index.add(np.ascontiguousarray(vectors))
+        self._store.add(np.ascontiguousarray(vectors))
+        if self._candidates is not None:
+            self._candidates.add(np.ascontiguousarray(vectors))
         self._rows = last
 
     def close(self) -> None:
@@ -145,18 +138,23 @@ class SegmentWriter:
         self._writer.write_batch(empty, custom_metadata={"ranges": json.dumps(self.ranges)})
         self._writer.close()
         self._sink.close()
-        faiss.write_index(self._index, str(self._directory / VECTORS))
+        faiss.write_index(self._store, str(self._directory / VECTORS))
+        if self._candidates is not None:  # a graph goes without its copy of the vectors: it is given the store when opened
+            faiss.write_index(self._candidates, str(self._directory / CANDIDATES), faiss.IO_FLAG_SKIP_STORAGE)  # type: ignore[call-overload]
 
 
 def write_segment(
     directory: Path, *, vectors: np.ndarray, item_ids: Sequence[str], product_ids: Sequence[str], verticals: Sequence[str],
-    attributes: np.ndarray, thumbnails: Sequence[bytes], kind: str = "flat",
+    attributes: np.ndarray, thumbnails: Sequence[bytes], trained: Trained | None = None,
 ) -> SegmentWriter:  # fmt: skip
-    """One shard from arrays in any order: vectors float32 [N, D], attributes int8 [N, A]. Returns the closed writer."""
+    """One shard from arrays in any order: vectors float32 [N, D], attributes int8 [N, A]. Returns the closed writer.
+
+    trained: what the shard begins with; None: the kind flat, fp32.
+    """
+    if trained is None:
+        trained = train("flat", "fp32", vectors.shape[1], len(vectors), vectors)
     order = sorted(range(len(item_ids)), key=lambda i: (verticals[i], product_ids[i], item_ids[i]))
-    writer = SegmentWriter(
-        directory, [item_ids[i] for i in order], dim=vectors.shape[1], attributes=attributes.shape[1], kind=kind
-    )
+    writer = SegmentWriter(directory, [item_ids[i] for i in order], attributes=attributes.shape[1], trained=trained)
     with writer:
         for vertical in sorted(set(verticals)):
             rows = [i for i in order if verticals[i] == vertical]

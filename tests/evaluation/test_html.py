@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from fashion_dml.evaluation.html import attribute_rows, kept_rows, pairs, percent, points, render, rows
+from fashion_dml.evaluation.html import attribute_rows, kept_rows, pairs, percent, points, render, render_choice, rows
 from fashion_dml.evaluation.report import build
 from fashion_dml.evaluation.sheets import Sheet, Tile
 
@@ -163,3 +163,16 @@ def test_cost_is_a_table(evaluation):
     assert "<td>13</td><td>43.6</td><td>174.5</td><td>3.46</td>" in page
     assert EVIL not in page
     assert "What it takes to serve" not in render(evaluation)
+
+
+def test_the_page_of_an_index_tells_why():
+    point = {"kind": "ivf", "effort": {"probes": 4, "candidates": 18}, "recall": 0.9, "milliseconds": 0.2}
+    report = {
+        "kind": "ivf", "store": "fp16", "items": 5, "shards": [5], "bytes": 1 << 20, "recall": 0.9, "curve": [point],
+        "effort": {"probes": 4, "candidates": 18}, "choice": {"reasons": ["hnsw: 9 MiB a shard, more than <the> 8"], "points": [point]},
+    }  # fmt: skip
+    page = render_choice(report, goal=0.9, title="Index version v1")
+    assert "more than &lt;the&gt; 8" in page
+    assert page.count("<svg") == 2
+    assert "4 cells" in page
+    assert "Why this kind" not in render_choice(report | {"choice": None}, goal=0.9, title="v1")

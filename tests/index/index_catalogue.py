@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Container
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
-from fashion_dml.index.manifest import KIND, activate, shard_name, version_dir
+from fashion_dml.index.candidates import train
+from fashion_dml.index.filters import EVERYTHING, Filter
+from fashion_dml.index.manifest import KIND, Effort, activate, shard_name, version_dir
 from fashion_dml.index.segment import write_segment
 from fashion_dml.storage import Location, write_manifest
 
 VERTICALS = ("bags", "dresses", "shoes")
+VOCABULARY = ("colour=Black", "pattern=Solid")
 
 
 @dataclass(frozen=True)
@@ -40,26 +44,36 @@ class Catalogue:
         )
 
     def brute(
-        self, query: np.ndarray, k: int, verticals: list[str] | None = None, grouped: bool = False
+        self, query: np.ndarray, k: int, where: Filter = EVERYTHING, grouped: bool = False, dead: Container[str] = ()
     ) -> list[tuple[str, float]]:
         """(item_id, score) of the true neighbours, by the plainest means."""
         scores = (self.vectors.astype(np.float64) * query.astype(np.float64)).sum(1).astype(np.float32)
-        rows = [i for i in range(len(self.item_ids)) if verticals is None or self.verticals[i] in verticals]
+        rows = [i for i in range(len(self.item_ids)) if self._admitted(i, where) and self.item_ids[i] not in dead]
         rows.sort(key=lambda i: (-scores[i], self.item_ids[i]))
         if grouped:
             seen: set[str] = set()
             rows = [i for i in rows if not (self.product_ids[i] in seen or seen.add(self.product_ids[i]))]  # type: ignore[func-returns-value]
         return [(self.item_ids[i], float(scores[i])) for i in rows[:k]]
 
-    def write(self, index: Location, version: str, *, shards: int = 1, kind: str = "flat", model: str = "a" * 64) -> None:
+    def _admitted(self, i: int, where: Filter) -> bool:
+        if where.verticals and self.verticals[i] not in where.verticals:
+            return False
+        known = {name for name, value in zip(VOCABULARY, self.attributes[i], strict=True) if value == 1}
+        return all(known & {*group} for group in where.attributes)
+
+    def write(
+        self, index: Location, version: str, *, shards: int = 1, kind: str = "flat", store: str = "fp32",
+        effort: Effort = Effort(8, 50), model: str = "a" * 64, folded: int = 0,
+    ) -> None:  # fmt: skip
         """Make it an index version, products spread over shards, and CURRENT."""
         directory, files, sizes, counts = version_dir(index, version), {}, [], {}
+        trained = train(kind, store, self.vectors.shape[1], len(self.vectors) // shards, self.vectors)
         for shard in range(shards):
             rows = [i for i, p in enumerate(self.product_ids) if int(p[1:]) % shards == shard]
             place = Path((directory / shard_name(shard)).path)
             place.mkdir(parents=True)
             found = write_segment(
-                place, vectors=self.vectors[rows], item_ids=[self.item_ids[i] for i in rows], kind=kind,
+                place, vectors=self.vectors[rows], item_ids=[self.item_ids[i] for i in rows], trained=trained,
                 product_ids=[self.product_ids[i] for i in rows], verticals=[self.verticals[i] for i in rows],
                 attributes=self.attributes[rows], thumbnails=[f"jpeg of {self.item_ids[i]}".encode() for i in rows],
             )  # fmt: skip
@@ -72,7 +86,7 @@ class Catalogue:
                 files[f"{shard_name(shard)}/{file.name}"] = {"sha256": Location.of(file).sha256(), "bytes": file.stat().st_size}
         write_manifest(
             directory, kind=KIND, config={}, inputs={}, seconds=0, model=model, dim=self.vectors.shape[1], index=kind,
-            shards=sizes,
-            products=len({*self.product_ids}), verticals=counts, attributes=["colour=Black", "pattern=Solid"], files=files,
+            store=store, effort=asdict(effort), catalog=folded, shards=sizes,
+            products=len({*self.product_ids}), verticals=counts, attributes=list(VOCABULARY), files=files,
         )  # fmt: skip
         activate(index, version)

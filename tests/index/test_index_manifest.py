@@ -131,7 +131,6 @@ def test_bad_segments_are_refused(tmp_path: Path):
         ({"item_ids": ["a", "b", "c", "a"]}, "'a' is given twice"),
         ({"item_ids": ["a", "b", "c", "../d"]}, "can't be used"),
         ({"item_ids": ["a", "b", "c", "d" * 129]}, "can't be used"),
-        ({"kind": "hnsw"}, "known are flat, flat_fp16"),
     ):
         with pytest.raises(UserError, match=says):
             write(**change)

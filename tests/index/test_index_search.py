@@ -3,49 +3,61 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from index_catalogue import VERTICALS, Catalogue
+from index_catalogue import VERTICALS, VOCABULARY, Catalogue
 
+from fashion_dml.index.filters import Filter
 from fashion_dml.index.merge import merge
 from fashion_dml.index.shard import Shard
 from fashion_dml.storage import Location, UserError
 
 
 def answers(
-    shards: list[Shard], query: np.ndarray, k: int, verticals: list[str] | None, grouped: bool
+    shards: list[Shard], query: np.ndarray, k: int, where: Filter, grouped: bool, alive: list[np.ndarray | None]
 ) -> list[tuple[str, float]]:
-    parts = [s.find(query[None], k, verticals, grouped)[0] for s in shards]
+    parts = [s.find(query[None], k, where, grouped, a)[0] for s, a in zip(shards, alive, strict=True)]
     found = merge(parts, k, group_by_product=grouped)
     return list(zip(found.item_ids, map(float, found.scores), strict=True))
 
 
-@settings(max_examples=60, deadline=None)
+FILTERS = st.builds(
+    Filter.of,
+    st.lists(st.sampled_from(VERTICALS), max_size=3),
+    st.dictionaries(st.sampled_from(["colour", "pattern"]), st.just(None), max_size=2).map(
+        lambda columns: {c: [v.partition("=")[2] for v in VOCABULARY if v.startswith(c)] for c in columns}
+    ),
+)
+
+
+@settings(max_examples=100, deadline=None)
 @given(
     n=st.integers(1, 150), dim=st.sampled_from([2, 5, 16]), seed=st.integers(0, 9999), k=st.integers(1, 40),
-    shards=st.integers(1, 3), distinct=st.sampled_from([None, 1, 4]), grouped=st.booleans(),
-    verticals=st.none() | st.lists(st.sampled_from(VERTICALS), min_size=1, max_size=3), queries=st.integers(1, 9),
+    shards=st.integers(1, 3), distinct=st.sampled_from([None, 1, 4]), grouped=st.booleans(), where=FILTERS,
+    queries=st.integers(1, 40), dead_share=st.sampled_from([0, 0.1, 0.9, 1]),
 )  # fmt: skip
-def test_equals_brute_force(n, dim, seed, k, shards, distinct, grouped, verticals, queries):
+def test_equals_brute_force(n, dim, seed, k, shards, distinct, grouped, where, queries, dead_share):
     catalogue = Catalogue.random(n, dim, seed, distinct=distinct)
     rng = np.random.default_rng(seed + 1)
     asked = rng.standard_normal((queries, dim)).astype(np.float32)
     asked /= np.linalg.norm(asked, axis=1, keepdims=True)
     asked[0] = catalogue.vectors[0]
-    known = sorted(set(catalogue.verticals))
-    verticals = None if verticals is None else [v for v in verticals if v in known] or known[:1]
+    where = replace(where, verticals=tuple(v for v in where.verticals if v in catalogue.verticals))
+    dead = {i for i in catalogue.item_ids if rng.random() < dead_share}
     with tempfile.TemporaryDirectory() as place:
         index = Location.of(place)
         catalogue.write(index, "v1", shards=shards)
         opened = [Shard.open(index, "v1", s) for s in range(shards)]
-        batches = [s.find(asked, k, verticals, grouped) for s in opened]
-        for i, query in enumerate(asked):
-            expected = catalogue.brute(query, k, verticals, grouped)
-            assert answers(opened, query, k, verticals, grouped) == expected
+        alive = [np.array([s.item_id(row) not in dead for row in range(s.rows)], bool) if dead_share else None for s in opened]
+        batches = [s.find(asked, k, where, grouped, a) for s, a in zip(opened, alive, strict=True)]
+        for i in {0, 1 % queries, queries - 1}:
+            expected = catalogue.brute(asked[i], k, where, grouped, dead)
+            assert answers(opened, asked[i], k, where, grouped, alive) == expected
             whole = merge([b[i] for b in batches], k, group_by_product=grouped)
             assert list(zip(whole.item_ids, map(float, whole.scores), strict=True)) == expected  # a batch changes nothing
 
@@ -58,14 +70,14 @@ def catalogue() -> Catalogue:
 def test_fp16_is_close_and_half_the_size(tmp_path: Path, catalogue: Catalogue):
     index = Location.of(tmp_path)
     catalogue.write(index, "full")
-    catalogue.write(index, "half", kind="flat_fp16")
+    catalogue.write(index, "half", store="fp16")
     sizes = {v: (tmp_path / "versions" / v / "shard-00000" / "vectors.faiss").stat().st_size for v in ("full", "half")}
     assert sizes["half"] < 0.52 * sizes["full"]
     shard = Shard.open(index, "half", 0)
     recall = 0
     for query in catalogue.vectors[:50]:
-        found = shard.find(query[None], 10, ["bags", "shoes"])[0]
-        expected = dict(catalogue.brute(query, 10, ["bags", "shoes"]))
+        found = shard.find(query[None], 10, Filter.of(["bags", "shoes"]))[0]
+        expected = dict(catalogue.brute(query, 10, Filter.of(["bags", "shoes"])))
         recall += len(set(found.item_ids) & set(expected))
         for item_id, score in zip(found.item_ids, found.scores, strict=True):
             assert abs(score - expected.get(item_id, score)) < 2e-3
@@ -108,12 +120,15 @@ def test_a_shard_without_rows_answers_nothing(tmp_path: Path):
         ({"queries": np.zeros((1, 31), np.float32)}, r"float32 \[Q, 32\]"),
         ({"queries": np.full((1, 32), np.nan, np.float32)}, "NaN"),
         ({"k": 0}, "at least 1"),
-        ({"verticals": ["hats"]}, "'hats'; known are bags, dresses, shoes"),
+        ({"where": Filter.of(["hats"])}, "'hats'; known are bags, dresses, shoes"),
+        ({"where": Filter.of([], {"colour": ["Red"]})}, "'colour=Red'; known are colour=Black"),
+        ({"where": Filter.of([], {"size": ["M"]})}, "'size=M'; known are colour, pattern"),
+        ({"where": Filter.of([str(i) for i in range(300)])}, "names 300 verticals and values; at most 256"),
     ],
 )
 def test_bad_questions_are_refused(tmp_path: Path, catalogue: Catalogue, change, says):
     index = Location.of(tmp_path)
     catalogue.write(index, "v1")
-    asked = {"queries": catalogue.vectors[:1], "k": 3, "verticals": None} | change
+    asked = {"queries": catalogue.vectors[:1], "k": 3} | change
     with pytest.raises(UserError, match=says):
         Shard.open(index, "v1", 0).search(**asked)

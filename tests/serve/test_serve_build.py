@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from fashion_dml.index.catalog import Catalog
+from fashion_dml.index.changes import deletes, upserts
 from fashion_dml.index.manifest import activate, current, index_root, load, versions
 from fashion_dml.index.shard import Shard
 from fashion_dml.storage import Location, UserError
-from jobs.build_index import build, entry, thumbnail
+from jobs.build_index import BuildIndexSettings, build, entry
+from jobs.index_tasks import thumbnail
 from serve.app import matching, read_settings
 
 pytestmark = pytest.mark.serve
@@ -44,7 +49,7 @@ def test_an_interrupted_build_goes_on(settings, built, index):
     directory = Path(index.path) / "versions" / built["version"]
     manifest = json.loads((directory / "manifest.json").read_text())
     try:
-        other = settings.model_copy(update={"index": settings.index.model_copy(update={"kind": "flat_fp16"})})
+        other = settings.model_copy(update={"index": settings.index.model_copy(update={"store": "fp16"})})
         half = build(other)
         place = Path(index.path) / "versions" / half["version"]
         listed = json.loads((place / "manifest.json").read_text())
@@ -66,6 +71,66 @@ def test_an_interrupted_build_goes_on(settings, built, index):
         activate(index, built["version"])
     assert json.loads((directory / "manifest.json").read_text()) == manifest
     assert current(index) == built["version"]
+
+
+@pytest.fixture
+def aside(settings, built, tmp_path) -> BuildIndexSettings:
+    """The same dataset and model in a workspace of its own."""
+    for name in ("dataset", "unified", "embeddings"):
+        shutil.copytree(Path(settings.workspace) / name, tmp_path / name)
+    return settings.model_copy(update={"workspace": str(tmp_path)})
+
+
+def test_only_the_first_version_goes_live_unasked(aside):
+    index = index_root(Location.of(aside.workspace))
+    first = build(aside)
+    assert (first["live"], current(index)) == (True, first["version"])
+    other = aside.model_copy(update={"index": aside.index.model_copy(update={"store": "int8"})})
+    second = build(other)
+    assert (second["live"], second["built"], current(index)) == (False, True, first["version"])
+    asked = build(other.model_copy(update={"activate": True}))
+    assert (asked["live"], asked["built"], asked["version"]) == (True, False, second["version"])
+    assert current(index) == second["version"]
+
+
+def test_an_approximate_kind_is_trained_once_and_tuned(aside, photos):
+    kinds = aside.index.model_copy(update={"kind": "ivf", "store": "fp16", "recall": 0.9})
+    made = build(aside.model_copy(update={"index": kinds}))
+    index = index_root(Location.of(aside.workspace))
+    manifest = load(index, made["version"])
+    raw = json.loads((Path(index.path) / "versions" / made["version"] / "manifest.json").read_text())
+    assert (manifest.kind, manifest.store, raw["recall"] >= 0.9) == ("ivf", "fp16", True)
+    assert manifest.effort.probes > 0
+    assert {"trained/candidates.faiss", "shard-00000/candidates.faiss", "shard-00001/candidates.faiss"} <= set(manifest.files)
+    shard = Shard.open(index, made["version"], 0)
+    assert shard.find(shard.vector(3)[None], 1)[0].item_ids == [shard.item_id(3)]
+
+
+def test_changes_of_the_catalogue_are_folded_in(aside, photos):
+    workspace = Location.of(aside.workspace)
+    before = load(index_root(workspace), build(aside)["version"])
+    gone, changed = photos[0], photos[1]
+    catalog = Catalog.create(workspace / "catalog", dim=before.dim, attributes=before.attributes)
+    rows = {
+        "product_ids": [changed.product_id, "new"], "verticals": ["hats", changed.vertical], "thumbnails": [b"a", b"b"],
+        "vectors": np.eye(2, before.dim, dtype=np.float32), "attributes": np.zeros((2, len(before.attributes)), np.int8),
+    }  # fmt: skip
+    catalog.append(upserts(catalog.schema, [changed.item_id, "new-item"], **rows, model=before.model))
+    upto = catalog.append(deletes(catalog.schema, [gone.item_id, "never-there"]))
+    made = build(aside)
+    after = load(index_root(workspace), made["version"])
+    assert (made["built"], made["live"], after.catalog, after.items) == (True, False, upto, len(photos))
+    shards = [Shard.open(index_root(workspace), made["version"], s) for s in range(2)]
+    found = {i: [(n, s.row_of(i)) for n, s in enumerate(shards) if s.row_of(i) >= 0] for i in ("new-item", changed.item_id)}
+    for n, places in enumerate(found.values()):
+        ((shard, row),) = places
+        assert shards[shard].vector(row).tolist() == np.eye(2, before.dim)[1 - n].tolist()
+    assert not any(s.row_of(i) >= 0 for s in shards for i in (gone.item_id, "never-there"))
+    assert after.verticals["hats"] == {"items": 1, "products": 1}
+    assert build(aside)["built"] is False
+    catalog.append(upserts(catalog.schema, ["a", "b"], **rows, model="0" * 64))
+    with pytest.raises(UserError, match=r"2 changed items in .* of the model 000000000000"):
+        build(aside)
 
 
 def test_too_many_shards(settings, built, capsys):

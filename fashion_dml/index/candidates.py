@@ -1,0 +1,148 @@
+"""Approximate indexes: they propose rows, whose scores are then computed from the stored vectors.
+
+    ivf      lists of k-means cells with the vectors as stored
+    ivf_pq   the same with 4-bit product codes of two dimensions each, scanned from registers (FAISS "fast scan"): an eighth of a
+             byte of memory traffic a dimension of fp32
+    hnsw     a graph over the stored vectors, which it shares with the store
+
+What is trained (cells, codebooks, ranges of int8) is trained once on a sample and copied to every shard: shards are never merged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import faiss
+import numpy as np
+
+from fashion_dml.index.manifest import KINDS, Effort
+from fashion_dml.index.store import STORES, Store, faiss_search
+from fashion_dml.storage import UserError
+
+SAMPLES_PER_CELL = 48  # of k-means: FAISS asks for 39 at least
+MOST_CELLS = 65_536
+GRAPH_LINKS, GRAPH_BUILD_DEPTH = 32, 80
+GPU_KINDS, GPU_MOST = ("flat", "ivf"), 2048  # FAISS's own limit of neighbours a query
+SCALAR: dict[str, Any] = {"fp16": faiss.ScalarQuantizer.QT_fp16, "int8": faiss.ScalarQuantizer.QT_8bit}
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Empty indexes that know what they learnt from a sample; `candidates` is None for the kind flat."""
+
+    kind: str
+    store: faiss.Index
+    candidates: faiss.Index | None
+
+
+def cells(rows: int) -> int:
+    """k-means cells for so many rows a shard: 4 sqrt(rows), which balances choosing cells and scanning them."""
+    return int(min(MOST_CELLS, max(1, 4 * rows**0.5)))
+
+
+def sample_rows(kind: str, store: str, rows: int) -> int:
+    """Vectors that training wants, of a shard's `rows`; 0: none."""
+    wanted = {"flat": 0, "hnsw": 0}.get(kind, SAMPLES_PER_CELL * cells(rows))
+    return min(rows, max(wanted, 65_536 if store == "int8" else 0))
+
+
+def _ivf(dim: int, store: str, rows: int) -> faiss.Index:
+    quantizer = faiss.IndexFlatIP(dim)
+    if store == "fp32":
+        index: Any = faiss.IndexIVFFlat(quantizer, dim, cells(rows), faiss.METRIC_INNER_PRODUCT)
+    else:
+        index = faiss.IndexIVFScalarQuantizer(quantizer, dim, cells(rows), SCALAR[store], faiss.METRIC_INNER_PRODUCT, False)
+    return _owned(index, quantizer)
+
+
+def _ivf_pq(dim: int, store: str, rows: int) -> faiss.Index:
+    del store
+    if dim % 2:
+        raise UserError(f"index.kind = ivf_pq needs an even dimension, the model's is {dim}; take ivf or hnsw.")
+    quantizer = faiss.IndexFlatIP(dim)
+    return _owned(faiss.IndexIVFPQFastScan(quantizer, dim, cells(rows), dim // 2, 4, faiss.METRIC_INNER_PRODUCT), quantizer)
+
+
+def _owned(index: Any, quantizer: faiss.Index) -> faiss.Index:
+    quantizer.this.disown()  # type: ignore[attr-defined]
+    index.own_fields = True
+    index.cp.niter, index.cp.spherical = 10, True  # cells of unit vectors, compared by inner product
+    index.cp.min_points_per_centroid = 1
+    return index
+
+
+def _hnsw(dim: int, store: str, rows: int) -> faiss.Index:
+    del rows
+    metric = faiss.METRIC_INNER_PRODUCT
+    if store == "fp32":
+        index: faiss.Index = faiss.IndexHNSWFlat(dim, GRAPH_LINKS, metric)
+    else:
+        index = faiss.IndexHNSWSQ(dim, SCALAR[store], GRAPH_LINKS, metric)
+    index.hnsw.efConstruction = GRAPH_BUILD_DEPTH  # type: ignore[attr-defined]
+    return index
+
+
+_APPROXIMATE: dict[str, Callable[[int, str, int], faiss.Index]] = {"ivf": _ivf, "ivf_pq": _ivf_pq, "hnsw": _hnsw}
+
+
+def train(kind: str, store: str, dim: int, rows: int, sample: np.ndarray) -> Trained:
+    """Empty indexes for shards of `rows` rows; sample: float32 [n, dim] unit vectors, see `sample_rows`.
+
+    Raises UserError at an unknown kind or store, or a dimension that the kind can't take.
+    """
+    if kind not in KINDS:
+        raise UserError(f"index.kind = {kind!r} is unknown; known are auto, {', '.join(KINDS)}.")
+    if store not in STORES:
+        raise UserError(f"index.store = {store!r} is unknown; known are {', '.join(STORES)}.")
+    learnt = [STORES[store](dim)]
+    if kind != "flat":
+        learnt.append(_APPROXIMATE[kind](dim, store, min(rows, max(1, len(sample)))))
+    for index in learnt:
+        if not index.is_trained:
+            if not len(sample):
+                raise UserError(f"An index of kind {kind}, store {store}, can't be made of no items.")
+            index.train(np.ascontiguousarray(sample, np.float32))
+    return Trained(kind, learnt[0], learnt[1] if kind != "flat" else None)
+
+
+class Candidates:
+    """What proposes the rows of a shard, opened: an approximate index, or a copy of it or of the store on a GPU. Not changed by
+    searches."""
+
+    def __init__(self, kind: str, index: Any, store: Store) -> None:
+        self.kind, self.index, self.most = kind, index, store.rows
+        self._resources: Any = None  # of a GPU, which must live as long
+        if kind == "hnsw":
+            index.storage, index.own_fields = store.index, False
+            self._store = store  # keeps it alive
+
+    @classmethod
+    def on_gpu(cls, kind: str, index: Any, store: Store) -> Candidates:
+        """The same on this process's first GPU, vectors of the kind flat as fp16; index: None for the kind flat.
+
+        Raises UserError at a kind that FAISS has no GPU form of, or where there is no GPU.
+        """
+        if kind not in GPU_KINDS:
+            raise UserError(f"serve.shard_gpus > 0 needs an index of a kind in {', '.join(GPU_KINDS)}; this one is {kind}.")
+        if faiss.get_num_gpus() == 0:
+            raise UserError("serve.shard_gpus > 0, but FAISS sees no GPU in the shard's process; set it to 0.")
+        options = faiss.GpuClonerOptions()
+        options.useFloat16 = True
+        resources = faiss.StandardGpuResources()
+        found = cls(kind, faiss.index_cpu_to_gpu(resources, 0, index or store.index, options), store)
+        found.most, found._resources = GPU_MOST, resources
+        return found
+
+    def nearest(self, queries: np.ndarray, width: int, effort: Effort) -> np.ndarray:
+        """About the `width` best rows of each query, int64 [Q, width], -1 for none; queries float32 [Q, D]."""
+        width = min(width, self.most)
+        params: Any = None
+        if self.kind == "hnsw":
+            params = faiss.SearchParametersHNSW(efSearch=max(effort.probes, width))  # type: ignore[attr-defined]
+        elif self.kind != "flat":
+            # An answer of many rows needs more cells than the effort was measured with.
+            probes = effort.probes * max(1, -(-width // max(1, effort.candidates)))
+            params = faiss.SearchParametersIVF(nprobe=min(int(self.index.nlist), probes))  # type: ignore[call-arg]
+        return faiss_search(self.index, queries, width, params)[1]

@@ -1,0 +1,92 @@
+"""The k best rows of a store, with true scores and true ties: candidates are asked for until none that is missing could be among them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from fashion_dml.index.merge import rank
+from fashion_dml.index.store import Store
+from fashion_dml.storage import UserError
+
+MARGIN = 8  # candidates beyond k, so that ties at the edge are seen
+ROUNDING = 1e-5  # far above the float32 rounding of an inner product of unit vectors
+MOST_CANDIDATES = 4096  # beyond so many equal scores the choice among them is FAISS's
+
+
+@dataclass(frozen=True)
+class Hits:
+    """scores float32 [Q, k], -inf where there are fewer than k; rows int64 [Q, k], there -1."""
+
+    scores: np.ndarray
+    rows: np.ndarray
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What a search needs of the rows: vectors, numbers of their products int32 [N], and an item's id by row."""
+
+    store: Store
+    products: np.ndarray
+    item_id: Callable[[int], str]
+
+
+def nearest(
+    rows: Rows,
+    queries: np.ndarray,
+    k: int,
+    ranges: list[tuple[int, int]],
+    kept: np.ndarray | None,
+    group_by_product: bool,
+    propose: Callable[[np.ndarray, int], np.ndarray] | None = None,
+) -> Hits:
+    """The k best rows of the ranges that `kept`, bool [N], keeps (None: all): queries float32 [Q, D], ties by item_id.
+
+    group_by_product: k different products, each by its best row. propose: of an approximate index, (queries, width) to rows of the
+    selection [Q, C], -1 for none; where it doesn't find k, all rows are looked at.
+    """
+    queries = np.ascontiguousarray(queries)
+    hits = Hits(np.full((len(queries), k), -np.inf, np.float32), np.full((len(queries), k), -1, np.int64))
+    pending = np.arange(len(queries))
+    width, most = (4 * k if group_by_product else k) + MARGIN, max(MOST_CANDIDATES, 4 * k)
+    blur = ROUNDING * np.linalg.norm(queries, axis=1)
+    while len(pending):
+        if propose is None or width > most:
+            found, floor = rows.store.nearest(queries[pending], width, ranges, kept)
+            hidden = np.isfinite(floor)  # some rows are not among the candidates
+        else:
+            found = propose(queries[pending], width)
+            floor, hidden = np.full(len(pending), -np.inf, np.float32), np.ones(len(pending), bool)
+        scores = rows.store.scores(queries[pending], found)
+        ends = np.empty(len(pending), np.float32)  # score of the k-th hit: nothing unseen may come near it
+        for i, query in enumerate(pending):
+            best = _best(rows, scores[i], found[i], k, group_by_product)
+            hits.scores[query, : len(best)], hits.rows[query, : len(best)] = scores[i, best], found[i, best]
+            ends[i] = hits.scores[query, k - 1]
+        tied = not group_by_product and propose is None and width > most
+        open_ = ~np.isfinite(ends) if tied else ends <= floor + blur[pending]
+        pending = pending[open_ & hidden]
+        width *= 4
+    return hits
+
+
+def _best(rows: Rows, scores: np.ndarray, found: np.ndarray, k: int, group_by_product: bool) -> np.ndarray:
+    """Places of the k best candidates of one query, ordered."""
+    order = rank(scores, lambda place: rows.item_id(int(found[place])) if found[place] >= 0 else "")
+    order = order[np.isfinite(scores[order])]
+    if group_by_product:
+        _, first = np.unique(rows.products[found[order]], return_index=True)
+        order = order[np.sort(first)]
+    return order[:k]
+
+
+def check_queries(queries: np.ndarray, dim: int, k: int) -> None:
+    """Raises UserError unless queries are float32 [Q, dim], finite, and k at least 1."""
+    if queries.dtype != np.float32 or queries.ndim != 2 or queries.shape[1] != dim:
+        raise UserError(f"Queries must be float32 [Q, {dim}], these are {queries.dtype} {list(queries.shape)}.")
+    if not np.isfinite(queries).all():
+        raise UserError("A query holds NaN or infinity; send finite numbers.")
+    if k < 1:
+        raise UserError(f"k = {k} can't be used; it must be at least 1.")

@@ -1,0 +1,93 @@
+"""Ten million vectors in one shard of product codes: built and searched within this machine's memory.
+
+Its costs a row are what the plan for a billion rows in docs/index.md is computed from.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+
+from fashion_dml.index.candidates import Candidates, sample_rows, train
+from fashion_dml.index.choose import exact, tune
+from fashion_dml.index.manifest import CANDIDATES, VECTORS, shard_name, version_dir
+from fashion_dml.index.segment import SegmentWriter
+from fashion_dml.index.shard import Shard, read_faiss
+from fashion_dml.index.store import Store
+from fashion_dml.storage import Location
+from jobs.benchmarks import Row
+from jobs.benchmarks.index_versions import AT, DIM, RECALL, embeddings, publish
+from jobs.benchmarks.memory import resident
+
+KIND, STORE = "ivf_pq", "fp16"
+BLOCK = 65_536
+
+
+@dataclass(frozen=True)
+class Large:
+    """Rows, and queries whose answers are compared with the exact ones."""
+
+    rows: int = 10_000_000
+    queries: int = 100
+
+
+def build(place: Path, rows: int) -> tuple[SegmentWriter, dict[str, float]]:
+    """The shard's files, written a block at a time; returns the closed writer and the seconds of each step."""
+    seconds: dict[str, float] = {}
+    began = time.perf_counter()
+    count = sample_rows(KIND, STORE, rows)
+    blocks = -(-rows // BLOCK)
+    each = -(-count // blocks)
+    sample = np.concatenate([embeddings(min(BLOCK, rows - b * BLOCK), seed=10 + b)[:each] for b in range(blocks)])
+    seconds["draw a sample"] = time.perf_counter() - began
+    began = time.perf_counter()
+    trained = train(KIND, STORE, DIM, rows, sample)
+    seconds["train"] = time.perf_counter() - began
+    began = time.perf_counter()
+    with SegmentWriter(place, [f"item-{i:08d}" for i in range(rows)], attributes=1, trained=trained) as writer:
+        for b in range(blocks):
+            n = min(BLOCK, rows - b * BLOCK)
+            ids = writer.ids[b * BLOCK : b * BLOCK + n]
+            writer.add("all", ids, embeddings(n, seed=10 + b), np.zeros((n, 1), np.int8), [b""] * n)
+    seconds["add and write"] = time.perf_counter() - began
+    return writer, seconds
+
+
+def large_rows(sizes: Large, root: Path) -> tuple[list[Row], dict[str, Any]]:
+    """Build, tune and search; memory is this process's peak while building, and resident after the searches."""
+    index, version = Location.of(root), "large"
+    place = Path((version_dir(index, version) / shard_name(0)).path)
+    place.mkdir(parents=True)
+    faiss.omp_set_num_threads(os.cpu_count() or 1)
+    written, seconds = build(place, sizes.rows)
+    peak = resident("VmHWM")
+    size = {f.name: f.stat().st_size for f in place.iterdir()}
+    opened = [read_faiss(str(place / name), size[name]) for name in (VECTORS, CANDIDATES)]
+    store = Store(opened[0])
+    began = time.perf_counter()
+    effort, _, _ = tune(store, Candidates(KIND, opened[1], store), RECALL, queries=sizes.queries)
+    seconds["tune"] = time.perf_counter() - began
+    publish(index, version, written, kind=KIND, store=STORE, effort=effort)
+    faiss.omp_set_num_threads(1)
+    shard = Shard.open(index, version, 0)
+    queries = embeddings(sizes.queries, seed=1)
+    truth = exact(store, queries)
+    found, times = [], []
+    for i in range(len(queries)):
+        began = time.perf_counter()
+        found.append(shard.search(queries[i : i + 1], AT).rows[0])
+        times.append(time.perf_counter() - began)
+    recall = float(np.mean([len(set(a) & set(b)) / AT for a, b in zip(found, truth, strict=True)]))
+    return [
+        Row("large_recall_at_10", recall, "share", RECALL, "higher"),
+        Row("large_ms_per_query", 1000 * statistics.median(times), "ms", None, "lower"),
+        Row("large_build_peak_gib", peak / 2**30, "GiB", 16, "lower"),
+        Row("large_build_s", sum(seconds.values()), "s", None, "lower"),
+    ], {"rows": sizes.rows, "effort": [effort.probes, effort.candidates], "seconds": seconds, "bytes": size}

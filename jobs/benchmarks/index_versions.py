@@ -1,0 +1,98 @@
+"""What the benchmarks of the index share: embeddings to search, index versions of them, and timing in turns."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import faiss
+import numpy as np
+
+from fashion_dml.index.candidates import Candidates, sample_rows, train
+from fashion_dml.index.choose import tune
+from fashion_dml.index.manifest import CANDIDATES, KIND, VECTORS, Effort, activate, shard_name, version_dir
+from fashion_dml.index.segment import SegmentWriter, write_segment
+from fashion_dml.index.shard import Shard, read_faiss
+from fashion_dml.index.store import Store
+from fashion_dml.storage import Location, write_manifest
+
+DIM, AT, RECALL = 128, 10, 0.95
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Rows of each measurement."""
+
+    flat: int = 100_000
+    graph: int = 1_000_000
+    queries: int = 1000
+    repeats: int = 9
+    commits: int = 20
+
+
+def embeddings(count: int, seed: int = 0) -> np.ndarray:
+    """Unit vectors, float32 [count, 128], as a model's are: products of a few images each on a curved surface of 24 dimensions."""
+    rng = np.random.default_rng(seed)
+    maps = np.random.default_rng(7)
+    first, second = maps.normal(size=(24, 96)) / 24**0.5, maps.normal(size=(96, DIM)) / 96**0.5
+    products = rng.normal(size=(count // 4 + 1, 24))
+    out = np.empty((count, DIM), np.float32)
+    for start in range(0, count, 65_536):
+        n = min(65_536, count - start)
+        latent = products[rng.integers(0, len(products), n)] + 0.35 * rng.normal(size=(n, 24))
+        block = np.tanh(1.5 * latent @ first) @ second + 0.05 * rng.normal(size=(n, DIM))
+        out[start : start + n] = block / np.linalg.norm(block, axis=1, keepdims=True)
+    return out
+
+
+def in_turns(calls: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
+    """Median seconds of each call; one of each at a time."""
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    for call in calls.values():
+        call()
+    for _ in range(repeats):
+        for name, call in calls.items():
+            began = time.perf_counter()
+            call()
+            seconds[name].append(time.perf_counter() - began)
+    return {name: statistics.median(found) for name, found in seconds.items()}
+
+
+def write_version(root: Path, vectors: np.ndarray, *, kind: str = "flat", store: str = "fp32") -> Shard:
+    """An index version of one shard, and its opened shard. One item in ten has the attribute `sample=yes`."""
+    index, version = Location.of(root), f"v-{kind}-{store}"
+    place = Path((version_dir(index, version) / shard_name(0)).path)
+    place.mkdir(parents=True)
+    n = len(vectors)
+    ids = [f"item-{i:08d}" for i in range(n)]
+    kept = np.where(np.random.default_rng(3).random((n, 1)) < 0.1, 1, -1).astype(np.int8)
+    faiss.omp_set_num_threads(os.cpu_count() or 1)  # building is not what is measured
+    sample = vectors[np.random.default_rng(4).permutation(n)[: sample_rows(kind, store, n)]]
+    written = write_segment(
+        place, vectors=vectors, item_ids=ids, product_ids=ids, verticals=["all"] * n, attributes=kept, thumbnails=[b""] * n,
+        trained=train(kind, store, DIM, n, sample),
+    )  # fmt: skip
+    faiss.omp_set_num_threads(1)
+    effort = Effort(0, 0)
+    if kind != "flat":
+        opened = [read_faiss(str(place / name), (place / name).stat().st_size) for name in (VECTORS, CANDIDATES)]
+        of = Store(opened[0])
+        effort, _, _ = tune(of, Candidates(kind, opened[1], of), RECALL)
+    publish(index, version, written, kind=kind, store=store, effort=effort)
+    return Shard.open(index, version, 0)
+
+
+def publish(index: Location, version: str, written: SegmentWriter, *, kind: str, store: str, effort: Effort) -> None:
+    """The manifest of a version of one shard, and CURRENT."""
+    place = version_dir(index, version) / shard_name(0)
+    files = {f"{shard_name(0)}/{f.name}": {"sha256": f.sha256(), "bytes": f.size()} for f in place.children()}
+    write_manifest(
+        version_dir(index, version), kind=KIND, config={}, inputs={}, seconds=0, model="0" * 64, dim=DIM, index=kind, store=store,
+        effort=asdict(effort), catalog=0, shards=[len(written.ids)], products=written.products, verticals=written.counts,
+        attributes=["sample=yes"], files=files,
+    )  # fmt: skip
+    activate(index, version)

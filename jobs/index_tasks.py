@@ -1,0 +1,252 @@
+"""What the tasks of `jobs.build_index` do: train on a sample, write a shard, find the effort that reaches the recall.
+
+Each leaves a receipt in the version that is being built, so that an interrupted build doesn't repeat it.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import ray
+from PIL import Image
+
+from fashion_dml.config import Index
+from fashion_dml.data.decode import to_rgb
+from fashion_dml.data.schema import Part
+from fashion_dml.index import manifest as versions
+from fashion_dml.index.candidates import Candidates, Trained, sample_rows, train
+from fashion_dml.index.catalog import Catalog
+from fashion_dml.index.changes import matrix
+from fashion_dml.index.choose import choose, tune
+from fashion_dml.index.live import owner
+from fashion_dml.index.manifest import CANDIDATES, VECTORS
+from fashion_dml.index.segment import SegmentWriter
+from fashion_dml.index.shard import EXACT_ROWS, read_faiss
+from fashion_dml.index.store import Store
+from fashion_dml.storage import Location, UserError
+
+THUMBNAIL_QUALITY = 85
+TRAINED = "trained"
+
+
+@dataclass(frozen=True)
+class ShardTask:
+    """What one task turns into one shard. Addresses are strings, so that any node can open them.
+
+    parts: verticals ascend; catalog: the live catalogue whose changes up to commit `upto` are folded in, "" for none.
+    """
+
+    shard: int
+    version: str
+    dataset: str
+    embeddings: str
+    parts: tuple[Part, ...]
+    model: str
+    dim: int
+    attributes: int
+    settings: Index
+    catalog: str = ""
+    upto: int = 0
+
+
+def thumbnail(data: bytes, width: int, height: int, side: int) -> bytes:
+    """A JPEG whose longest side is at most `side` pixels; an image that is small enough is kept as it is."""
+    if max(width, height) <= side:
+        return data
+    image = to_rgb(data)
+    image.thumbnail((side, side), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=THUMBNAIL_QUALITY)
+    return buffer.getvalue()
+
+
+def row_groups(task: ShardTask, part: Part) -> Iterator[tuple[pa.Table, np.ndarray]]:
+    """Images of one row group after the other, each with its embeddings float32 [n, D]."""
+    images_file, vectors_file = (Location.of(u) / part.relative for u in (f"{task.dataset}/images", task.embeddings))
+    with images_file.open_input() as a, vectors_file.open_input() as b:
+        images, vectors = pq.ParquetFile(a), pq.ParquetFile(b)
+        for g in range(images.num_row_groups):
+            rows, found = images.read_row_group(g), vectors.read_row_group(g)
+            if not rows["image_id"].equals(found["image_id"]):
+                raise UserError(
+                    f"{vectors_file} doesn't belong to {images_file} (row group {g}); delete it and run the job again."
+                )
+            flat = found["embedding"].combine_chunks().flatten().to_numpy()
+            yield rows, flat.reshape(rows.num_rows, task.dim)
+
+
+def changes_of(task: ShardTask) -> tuple[set[str], pa.Table | None]:
+    """(ids that the catalogue has changed, its items that this shard takes, sorted by vertical); ({}, None) without a catalogue.
+
+    Raises UserError at an item of another model: its vector can't be compared with the others.
+    """
+    if not task.catalog:
+        return set(), None
+    state = Catalog.open(Location.of(task.catalog)).state(task.upto)
+    ids = state["item_id"].to_pylist()
+    kept = [
+        not gone and owner(i, task.settings.shards) == task.shard
+        for i, gone in zip(ids, state["delete"].to_pylist(), strict=True)
+    ]
+    mine = state.filter(pa.array(kept, pa.bool_())).sort_by([(c, "ascending") for c in ("vertical", "product_id", "item_id")])
+    others = mine.filter(pc.not_equal(mine["model"], task.model))
+    if others.num_rows:
+        raise UserError(
+            f"{others.num_rows} changed items in {task.catalog}, as {others['item_id'][0].as_py()!r}, have vectors of the model "
+            f"{others['model'][0].as_py()[:12]}, the index is of {task.model[:12]}: send them again with the new model, or delete them."
+        )
+    return set(ids), mine
+
+
+def write_shard(task: ShardTask, directory: Path, trained: Trained) -> SegmentWriter:
+    """The shard's files in a local directory; returns the closed writer. Memory: vectors, ids, changed items, one row group."""
+    gone, new = changes_of(task)
+    parts: dict[str, list[Part]] = {}
+    for part in task.parts:
+        parts.setdefault(part.vertical, []).append(part)
+    upserted = (
+        {} if new is None else {v: new.filter(pc.equal(new["vertical"], v)) for v in new["vertical"].unique().to_pylist()}
+    )
+    verticals = sorted({*parts, *upserted})
+    ids: list[str] = []
+    for vertical in verticals:
+        for part in parts.get(vertical, []):
+            with (Location.of(task.embeddings) / part.relative).open_input() as stream:
+                ids += [i for i in pq.read_table(stream, columns=["image_id"])["image_id"].to_pylist() if i not in gone]
+        ids += upserted[vertical]["item_id"].to_pylist() if vertical in upserted else []
+    with SegmentWriter(directory, ids, attributes=task.attributes, trained=trained) as writer:
+        for vertical in verticals:
+            for rows, vectors in (found for part in parts.get(vertical, []) for found in row_groups(task, part)):
+                places = [i for i, image_id in enumerate(rows["image_id"].to_pylist()) if image_id not in gone]
+                if not places:
+                    continue
+                kept = rows.take(places)
+                images = zip(kept["image"], kept["width"].to_pylist(), kept["height"].to_pylist(), strict=True)
+                thumbnails = [thumbnail(data.as_py(), w, h, task.settings.thumbnail_side) for data, w, h in images]
+                attributes = matrix(kept, "attributes")
+                writer.add(vertical, kept["product_id"].to_pylist(), vectors[places], attributes, thumbnails)
+            if vertical in upserted:
+                table = upserted[vertical]
+                products, thumbnails = table["product_id"].to_pylist(), table["thumbnail"].to_pylist()
+                writer.add(vertical, products, matrix(table, "vector"), matrix(table, "attributes"), thumbnails)
+    return writer
+
+
+def _filed(index: str, version: str, name: str, write: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
+    """What `write` returns, with the digests of the files that it leaves in the folder it is given: they go to <version>/<name>.
+
+    A receipt beside them saves an interrupted build the work.
+    """
+    place = versions.version_dir(Location.of(index), version)
+    receipt = place / "receipts" / f"{name}.json"
+    if receipt.is_file():
+        known: dict[str, Any] = receipt.read_json()
+        return known
+    if place.is_local:  # beside the target, so that finished files move by renaming
+        Path(place.path).mkdir(parents=True, exist_ok=True)
+        for left in Path(place.path).glob(f".{name}.*"):
+            shutil.rmtree(left)
+    with tempfile.TemporaryDirectory(prefix=f".{name}.", dir=place.path if place.is_local else None) as draft:
+        done = write(Path(draft))
+        files = {}
+        for file in sorted(Path(draft).iterdir()):
+            target = place / name / file.name
+            files[f"{name}/{file.name}"] = {"sha256": Location.of(file).sha256(), "bytes": file.stat().st_size}
+            if target.is_local:
+                Path(target.path).parent.mkdir(exist_ok=True)
+                os.replace(file, target.path)
+            else:
+                with file.open("rb") as source, target.writing() as sink:
+                    shutil.copyfileobj(source, sink, 1 << 20)
+    done["files"] = files
+    receipt.write_json(done)
+    return done
+
+
+@ray.remote(num_cpus=1)
+def train_task(index: str, tasks: list[ShardTask]) -> dict[str, Any]:
+    """Choose the kind, if it is to be chosen, and train it once for all shards: {"kind", "choice", "files"}."""
+
+    def write(draft: Path) -> dict[str, Any]:
+        s = tasks[0].settings
+        rows = max(sum(_rows(task, part) for part in task.parts) for task in tasks)
+        kind: str = s.kind
+        choice = None
+        if kind == "auto":
+            kind = "flat"
+            if rows > EXACT_ROWS:  # fewer are scanned whatever the kind
+                found = choose(_sample(tasks, s.sample), store=s.store, rows=rows, memory_bytes=s.memory_bytes, recall=s.recall)
+                kind, choice = found.kind, found.as_json()
+        trained = train(kind, s.store, tasks[0].dim, rows, _sample(tasks, sample_rows(kind, s.store, rows)))
+        faiss.write_index(trained.store, str(draft / VECTORS))
+        if trained.candidates is not None:
+            faiss.write_index(trained.candidates, str(draft / CANDIDATES))
+        return {"kind": kind, "choice": choice}
+
+    return _filed(index, tasks[0].version, TRAINED, write)
+
+
+@ray.remote(num_cpus=1)
+def shard_task(index: str, task: ShardTask, begun: dict[str, Any]) -> dict[str, Any]:
+    """One shard, from what `train_task` returned: {"files", "items", "products", "verticals"}."""
+
+    def write(draft: Path) -> dict[str, Any]:
+        place = versions.version_dir(Location.of(index), task.version)
+        learnt = {Path(name).name: faiss.read_index(str((place / name).local_file())) for name in begun["files"]}
+        written = write_shard(task, draft, Trained(begun["kind"], learnt[VECTORS], learnt.get(CANDIDATES)))
+        return {"items": len(written.ids), "products": written.products, "verticals": written.counts}
+
+    return _filed(index, task.version, versions.shard_name(task.shard), write)
+
+
+@ray.remote(num_cpus=1)
+def tune_task(index: str, task: ShardTask, kind: str) -> dict[str, Any]:
+    """The effort with which a built shard reaches `index.recall`: {"effort", "recall", "points"}."""
+
+    def write(draft: Path) -> dict[str, Any]:
+        place = versions.version_dir(Location.of(index), task.version) / versions.shard_name(task.shard)
+        faiss.omp_set_num_threads(1)
+        opened = [read_faiss(str((place / name).local_file()), (place / name).size()) for name in (VECTORS, CANDIDATES)]
+        store = Store(opened[0])
+        effort, recall, points = tune(store, Candidates(kind, opened[1], store), task.settings.recall)
+        return {"effort": asdict(effort), "recall": recall, "points": [asdict(p) for p in points]}
+
+    return _filed(index, task.version, "tuned", write)
+
+
+def _rows(task: ShardTask, part: Part) -> int:
+    with (Location.of(task.embeddings) / part.relative).open_input() as stream:
+        return int(pq.ParquetFile(stream).metadata.num_rows)
+
+
+def _sample(tasks: list[ShardTask], count: int) -> np.ndarray:
+    """About `count` vectors of all shards in random order, float32 [n, D]: whole row groups, drawn with a fixed seed."""
+    if count == 0:
+        return np.empty((0, tasks[0].dim), np.float32)
+    rng = np.random.default_rng(0)
+    places = []
+    for task, part in [(t, part) for t in tasks for part in t.parts]:
+        with (Location.of(task.embeddings) / part.relative).open_input() as stream:
+            places += [(task, part, g) for g in range(pq.ParquetFile(stream).num_row_groups)]
+    found: list[np.ndarray] = []
+    for at in rng.permutation(len(places)):
+        task, part, group = places[at]
+        with (Location.of(task.embeddings) / part.relative).open_input() as stream:
+            column = pq.ParquetFile(stream).read_row_group(group, columns=["embedding"])["embedding"]
+        found.append(column.combine_chunks().flatten().to_numpy().reshape(-1, task.dim))
+        if sum(map(len, found)) >= count:
+            break
+    vectors = np.concatenate(found)
+    return np.ascontiguousarray(vectors[rng.permutation(len(vectors))[:count]], np.float32)
