@@ -13,6 +13,7 @@ from fashion_dml.storage import UserError
 
 MARGIN = 8  # candidates beyond k, so that ties at the edge are seen
 ROUNDING = 1e-5  # far above the float32 rounding of an inner product of unit vectors
+MOST_K = 10_000  # an answer of more is no search, and takes memory in proportion
 MOST_CANDIDATES = 4096  # beyond so many equal scores the choice among them is FAISS's
 
 
@@ -83,10 +84,10 @@ def _best(rows: Rows, scores: np.ndarray, found: np.ndarray, k: int, group_by_pr
 
 
 def check_queries(queries: np.ndarray, dim: int, k: int) -> None:
-    """Raises UserError unless queries are float32 [Q, dim], finite, and k at least 1."""
+    """Raises UserError unless queries are float32 [Q, dim], finite, and k is 1 to MOST_K."""
     if queries.dtype != np.float32 or queries.ndim != 2 or queries.shape[1] != dim:
         raise UserError(f"Queries must be float32 [Q, {dim}], these are {queries.dtype} {list(queries.shape)}.")
     if not np.isfinite(queries).all():
         raise UserError("A query holds NaN or infinity; send finite numbers.")
-    if k < 1:
-        raise UserError(f"k = {k} can't be used; it must be at least 1.")
+    if not 1 <= k <= MOST_K:
+        raise UserError(f"k = {k} can't be used; it must be 1 to {MOST_K:,}.")

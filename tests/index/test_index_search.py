@@ -119,7 +119,8 @@ def test_a_shard_without_rows_answers_nothing(tmp_path: Path):
     [
         ({"queries": np.zeros((1, 31), np.float32)}, r"float32 \[Q, 32\]"),
         ({"queries": np.full((1, 32), np.nan, np.float32)}, "NaN"),
-        ({"k": 0}, "at least 1"),
+        ({"k": 0}, "k = 0 can't be used; it must be 1 to 10,000"),
+        ({"k": 10**9}, "k = 1000000000 can't be used"),
         ({"where": Filter.of(["hats"])}, "'hats'; known are bags, dresses, shoes"),
         ({"where": Filter.of([], {"colour": ["Red"]})}, "'colour=Red'; known are colour=Black"),
         ({"where": Filter.of([], {"size": ["M"]})}, "'size=M'; known are colour, pattern"),

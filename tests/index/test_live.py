@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from index_catalogue import VERTICALS, VOCABULARY, Catalogue
 
+from fashion_dml.index.catalog import Catalog
 from fashion_dml.index.changes import changes_schema, concat, deletes, upserts
 from fashion_dml.index.filters import EVERYTHING, Filter
 from fashion_dml.index.live import LiveShard, owner
@@ -106,6 +107,30 @@ def test_equals_brute_force_after_every_commit(seed, shards, k, grouped, commits
 def live(tmp_path: Path) -> LiveShard:
     Catalogue.random(20, DIM, 1).write(Location.of(tmp_path), "v1", folded=4)
     return LiveShard(Shard.open(Location.of(tmp_path), "v1", 0), 0, 1)
+
+
+def test_a_restarted_shard_catches_up_from_the_log(tmp_path: Path):
+    """What a shard of another process, begun later, says is what one says that saw every commit come."""
+    base = Catalogue.random(40, DIM, 3)
+    base.write(Location.of(tmp_path / "index"), "v1", shards=2)
+    catalog = Catalog.create(Location.of(tmp_path / "catalog"), dim=DIM, attributes=VOCABULARY)
+    rng, model = np.random.default_rng(3), Model.of(base)
+    old = [LiveShard(Shard.open(Location.of(tmp_path / "index"), "v1", s), s, 2) for s in range(2)]
+    for _ in range(5):
+        version = catalog.append(model.commit(rng))
+        for shard in old:
+            for came, changes in catalog.since(shard.version):
+                shard.apply(came, changes)
+    new = [LiveShard(Shard.open(Location.of(tmp_path / "index"), "v1", s), s, 2) for s in range(2)]
+    for shard in new:
+        for came, changes in Catalog.open(catalog.location).since(shard.version):
+            shard.apply(came, changes)
+    queries, state = base.vectors[:4], model.catalogue()
+    for found in zip(*(shard.find(queries, 50) for shard in old), *(shard.find(queries, 50) for shard in new), strict=True):
+        before, after = merge(found[:2], 50), merge(found[2:], 50)
+        assert (before.item_ids, before.scores.tolist()) == (after.item_ids, after.scores.tolist())
+        assert sorted(after.item_ids) == sorted(state.item_ids)
+    assert {shard.version for shard in (*old, *new)} == {version}
 
 
 def test_commits_come_in_order_and_once(live: LiveShard):
