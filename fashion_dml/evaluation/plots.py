@@ -20,6 +20,7 @@ from fashion_dml.evaluation.protocol import Protocol
 # Okabe and Ito's palette: told apart by colour-blind readers too.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8A7F00")
 MARKS = "o^sDv"
+ROOM_FOR_NAMES = 90  # characters below the bars
 # Drawn in this colour, replaced by the page's own.
 INK = "#123456"
 STYLE: dict[Any, Any] = {
@@ -54,7 +55,8 @@ def recall_bars(evaluation: Mapping[str, Any], protocol: Protocol, metric: str =
             heights = [100 * i["value"] for _, i in known]
             axes.bar(places, heights, 0.9 * width, color=_colour(m), label=_label(name))
             axes.errorbar(places, heights, _errors([i for _, i in known]), fmt="none", ecolor=INK, elinewidth=1, capsize=2)
-        axes.set_xticks(range(len(groups)), groups)
+        crowded: dict[str, Any] = {"rotation": 30, "ha": "right"} if sum(map(len, groups)) > ROOM_FOR_NAMES else {}
+        axes.set_xticks(range(len(groups)), groups, **crowded)
         axes.set_ylim(0, 100)
         axes.set_ylabel(f"{metric}, %")
         axes.tick_params(axis="x", length=0)
@@ -138,7 +140,7 @@ def embedding_map(points: Mapping[str, Any], model: str) -> str:
                 color=_colour(number), label=_label(vertical), markersize=4, alpha=0.75, markeredgewidth=0,
             )  # fmt: skip
         axes.set_axis_off()
-        figure.legend(loc="outside upper left", ncols=5, frameon=False)
+        figure.legend(loc="outside upper left", ncols=4, frameon=False)
         return _svg(figure, f"embeddings of {model} by vertical")
 
 

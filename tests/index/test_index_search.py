@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from index_catalogue import VERTICALS, VOCABULARY, Catalogue
 
+import fashion_dml.index.store as store_module
 from fashion_dml.index.filters import Filter
 from fashion_dml.index.merge import merge
 from fashion_dml.index.shard import Shard
@@ -82,6 +83,19 @@ def test_fp16_is_close_and_half_the_size(tmp_path: Path, catalogue: Catalogue):
         for item_id, score in zip(found.item_ids, found.scores, strict=True):
             assert abs(score - expected.get(item_id, score)) < 2e-3
     assert recall >= 0.97 * 500
+
+
+@pytest.mark.parametrize("store", ["fp32", "fp16", "int8"])
+@pytest.mark.parametrize("where", [Filter(), Filter.of(["bags"]), Filter.of(["bags"], {"colour": ["Black"]})])
+def test_many_queries_in_small_blocks_answer_as_one_by_one(tmp_path: Path, catalogue: Catalogue, monkeypatch, store, where):
+    index = Location.of(tmp_path)
+    catalogue.write(index, "v1", store=store)
+    shard = Shard.open(index, "v1", 0)
+    single = [shard.search(catalogue.vectors[i : i + 1], 7, where) for i in range(40)]
+    monkeypatch.setattr(store_module, "BLOCK_ROWS", 50)
+    whole = shard.search(catalogue.vectors[:40], 7, where)
+    assert np.array_equal(whole.rows, np.concatenate([hits.rows for hits in single]))
+    assert np.array_equal(whole.scores, np.concatenate([hits.scores for hits in single]))
 
 
 def test_items_by_row_and_id(tmp_path: Path, catalogue: Catalogue):
