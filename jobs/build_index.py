@@ -107,7 +107,7 @@ def _version(index: Location, key: str) -> str:
 
 
 def build(settings: BuildIndexSettings) -> dict[str, Any]:
-    """Build the index if it isn't up to date and make it the live one; returns the report's content."""
+    """Build a version if there is none of these inputs, make it the live one if asked to; returns the report's content."""
     from fashion_dml.inference.embed import EmbedRequest, ensure_embeddings  # brings torch, which the shard tasks don't need
 
     started = time.monotonic()
@@ -154,8 +154,9 @@ def build(settings: BuildIndexSettings) -> dict[str, Any]:
     write_manifest(
         directory, kind=versions.KIND, config=config, inputs=inputs, seconds=time.monotonic() - started,
         model=model["sha256"], dim=int(model["dim"]), index=begun["kind"], store=settings.index.store,
-        catalog=upto, effort=tuned["effort"], recall=tuned["recall"], choice=begun["choice"], curve=tuned["points"], shards=[shard["items"] for shard in done],
-        products=sum(shard["products"] for shard in done), verticals=dict(sorted(verticals.items())),
+        effort=tuned["effort"], recall=tuned["recall"], choice=begun["choice"], curve=tuned["points"], catalog=upto,
+        shards=[shard["items"] for shard in done], products=sum(shard["products"] for shard in done),
+        verticals=dict(sorted(verticals.items())),
         attributes=dataset.attributes, files={name: entry for made in (begun, *done) for name, entry in made["files"].items()},
     )  # fmt: skip
     (directory / "receipts").delete()
