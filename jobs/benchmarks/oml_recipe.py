@@ -16,6 +16,7 @@ what differs is the recipe. Reads `<workspace>/dataset` and `<workspace>/special
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 
 import numpy as np
@@ -30,7 +31,7 @@ from fashion_dml.data.augment import augment, draws
 from fashion_dml.data.read import decode_batch
 from fashion_dml.data.schema import Dataset
 from fashion_dml.models.store import load_model, save_model
-from fashion_dml.storage import Location, manifest_sha256
+from fashion_dml.storage import Location, UserError, manifest_sha256
 from fashion_dml.training.optim import rate
 
 VERTICALS, PRODUCTS, IMAGES = 2, 16, 2  # of a batch
@@ -107,4 +108,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except UserError as error:
+        sys.exit(f"error: {error}")
