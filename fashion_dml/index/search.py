@@ -61,11 +61,8 @@ def nearest(
             found = propose(queries[pending], width)
             floor, hidden = np.full(len(pending), -np.inf, np.float32), np.ones(len(pending), bool)
         scores = rows.store.scores(queries[pending], found)
-        ends = np.empty(len(pending), np.float32)  # score of the k-th hit: nothing unseen may come near it
-        for i, query in enumerate(pending):
-            best = _best(rows, scores[i], found[i], k, group_by_product)
-            hits.scores[query, : len(best)], hits.rows[query, : len(best)] = scores[i, best], found[i, best]
-            ends[i] = hits.scores[query, k - 1]
+        _settle(rows, scores, found, k, group_by_product, hits, pending)
+        ends = hits.scores[pending, k - 1]  # score of the k-th hit: nothing unseen may come near it
         tied = not group_by_product and propose is None and width > most
         open_ = ~np.isfinite(ends) if tied else ends <= floor + blur[pending]
         pending = pending[open_ & hidden]
@@ -73,8 +70,24 @@ def nearest(
     return hits
 
 
+def _settle(
+    rows: Rows, scores: np.ndarray, found: np.ndarray, k: int, group_by_product: bool, hits: Hits, queries: np.ndarray
+) -> None:
+    """Put the k best candidates, scores and rows [Q, C], in order into the hits of these queries [Q]."""
+    order = np.argsort(-scores, axis=1, kind="stable")
+    ranked = np.take_along_axis(scores, order, axis=1)
+    best = np.where(np.isfinite(ranked[:, :k]), np.take_along_axis(found, order[:, :k], axis=1), -1)
+    hits.scores[queries, : best.shape[1]], hits.rows[queries, : best.shape[1]] = ranked[:, :k], best
+    again = np.full(len(queries), group_by_product)
+    again |= ((ranked[:, 1:] == ranked[:, :-1]) & np.isfinite(ranked[:, 1:])).any(axis=1)  # ties: by item_id
+    for i in np.flatnonzero(again):
+        chosen = _best(rows, scores[i], found[i], k, group_by_product)
+        hits.scores[queries[i]], hits.rows[queries[i]] = -np.inf, -1
+        hits.scores[queries[i], : len(chosen)], hits.rows[queries[i], : len(chosen)] = scores[i, chosen], found[i, chosen]
+
+
 def _best(rows: Rows, scores: np.ndarray, found: np.ndarray, k: int, group_by_product: bool) -> np.ndarray:
-    """Places of the k best candidates of one query, ordered."""
+    """Places of the k best candidates of one query, ordered, ties by item_id."""
     order = rank(scores, lambda place: rows.item_id(int(found[place])) if found[place] >= 0 else "")
     order = order[np.isfinite(scores[order])]
     if group_by_product:

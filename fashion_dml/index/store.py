@@ -17,6 +17,7 @@ import numpy as np
 
 BLOCK_ROWS = 16_384  # rows gathered or decoded at a time
 GATHERED_SHARE = 0.5  # a filter that keeps more of the rows is cheaper met by asking for more neighbours
+SCORED_FLOATS = 1 << 17  # numbers of candidates that are scored at a time
 MOST_QUERIES = 32  # where the two paths are compared: beyond so many queries the matrix product is faster everywhere
 
 
@@ -45,6 +46,8 @@ class Store:
         bytes_ = faiss.rev_swig_ptr(codes.data(), codes.size()) if self.rows else np.empty(0, np.uint8)
         self._codes = bytes_.reshape(self.rows, index.sa_code_size())
         self._plain = self._codes.view(np.float32) if isinstance(index, faiss.IndexFlat) else None
+        half = isinstance(index, faiss.IndexScalarQuantizer) and index.sq.qtype == faiss.ScalarQuantizer.QT_fp16
+        self._typed = self._codes.view(np.float16) if half else self._plain
         self._many = many_queries(self.dim, faiss.omp_get_max_threads(), self._plain is not None)
         faiss.cvar.distance_compute_blas_threshold = self._many * self.dim
 
@@ -60,8 +63,17 @@ class Store:
         Computed in float64 and summed in one fixed order, so that a row's score depends on nothing but the query.
         """
         scores = np.empty(rows.shape, np.float32)
-        for i, chosen in enumerate(rows):  # a query at a time: [C, D] stays small and in cache
-            scores[i] = (self.vectors(chosen).astype(np.float64) * queries[i].astype(np.float64)).sum(axis=1)
+        step = max(
+            1, SCORED_FLOATS // max(1, rows.shape[1] * self.dim)
+        )  # queries at a time, so that what is scored stays in cache
+        for start in range(0, len(rows), step):
+            chosen = rows[start : start + step]
+            if self._typed is None:
+                vectors = self.vectors(chosen.ravel()).reshape(*chosen.shape, self.dim).astype(np.float64)
+            else:
+                vectors = self._typed[chosen].astype(np.float64)
+            vectors *= queries[start : start + step, None].astype(np.float64)
+            scores[start : start + step] = vectors.sum(axis=2)
         scores[rows < 0] = -np.inf
         return scores
 

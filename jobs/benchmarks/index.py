@@ -3,7 +3,7 @@
 One thread each. Limits are measured in the same run: the time to read the vectors once (the fastest of three ways), and the float32
 matrix product of queries and vectors with one pass over the scores, below which no exact search can be. Ratios are of medians of calls
 taken in turns. Peers of an approximate index get the same vectors and are run with the least effort (of rising ones) that reaches
-the recall; all are asked one query at a time, as a service is, and the rate is that of the loop.
+the recall; all are asked in batches of 32.
 """
 
 from __future__ import annotations
