@@ -75,8 +75,9 @@ def _settle(
 ) -> None:
     """Put the k best candidates, scores and rows [Q, C], in order into the hits of these queries [Q]."""
     order = np.argsort(-scores, axis=1, kind="stable")
-    ranked = np.take_along_axis(scores, order, axis=1)
-    best = np.where(np.isfinite(ranked[:, :k]), np.take_along_axis(found, order[:, :k], axis=1), -1)
+    each = np.arange(len(scores))[:, None]
+    ranked = scores[each, order]
+    best = np.where(np.isfinite(ranked[:, :k]), found[each, order[:, :k]], -1)
     hits.scores[queries, : best.shape[1]], hits.rows[queries, : best.shape[1]] = ranked[:, :k], best
     again = np.full(len(queries), group_by_product)
     again |= ((ranked[:, 1:] == ranked[:, :-1]) & np.isfinite(ranked[:, 1:])).any(axis=1)  # ties: by item_id
