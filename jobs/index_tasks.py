@@ -14,7 +14,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import faiss
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -26,15 +25,14 @@ from fashion_dml.config import Index
 from fashion_dml.data.decode import to_rgb
 from fashion_dml.data.schema import Part
 from fashion_dml.index import manifest as versions
-from fashion_dml.index.candidates import Candidates, Trained, sample_rows, train
+from fashion_dml.index.candidates import Trained, open_files, sample_rows, train
 from fashion_dml.index.catalog import Catalog
 from fashion_dml.index.changes import matrix
 from fashion_dml.index.choose import choose, tune
 from fashion_dml.index.live import owner
 from fashion_dml.index.manifest import CANDIDATES, VECTORS
 from fashion_dml.index.segment import SegmentWriter
-from fashion_dml.index.shard import EXACT_ROWS, read_faiss
-from fashion_dml.index.store import Store
+from fashion_dml.index.shard import EXACT_ROWS
 from fashion_dml.storage import Location, UserError
 
 THUMBNAIL_QUALITY = 85
@@ -190,9 +188,7 @@ def train_task(index: str, tasks: list[ShardTask]) -> dict[str, Any]:
                 found = choose(_sample(tasks, s.sample), store=s.store, rows=rows, memory_bytes=s.memory_bytes, recall=s.recall)
                 kind, choice = found.kind, found.as_json()
         trained = train(kind, s.store, tasks[0].dim, rows, _sample(tasks, sample_rows(kind, s.store, rows)))
-        faiss.write_index(trained.store, str(draft / VECTORS))
-        if trained.candidates is not None:
-            faiss.write_index(trained.candidates, str(draft / CANDIDATES))
+        trained.write(draft)
         return {"kind": kind, "choice": choice}
 
     return _filed(index, tasks[0].version, TRAINED, write)
@@ -204,8 +200,8 @@ def shard_task(index: str, task: ShardTask, begun: dict[str, Any]) -> dict[str, 
 
     def write(draft: Path) -> dict[str, Any]:
         place = versions.version_dir(Location.of(index), task.version)
-        learnt = {Path(name).name: faiss.read_index(str((place / name).local_file())) for name in begun["files"]}
-        written = write_shard(task, draft, Trained(begun["kind"], learnt[VECTORS], learnt.get(CANDIDATES)))
+        files = {Path(name).name: (place / name).local_file() for name in begun["files"]}
+        written = write_shard(task, draft, Trained.read(begun["kind"], files))
         return {"items": len(written.ids), "products": written.products, "verticals": written.counts}
 
     return _filed(index, task.version, versions.shard_name(task.shard), write)
@@ -217,10 +213,10 @@ def tune_task(index: str, task: ShardTask, kind: str) -> dict[str, Any]:
 
     def write(draft: Path) -> dict[str, Any]:
         place = versions.version_dir(Location.of(index), task.version) / versions.shard_name(task.shard)
-        faiss.omp_set_num_threads(1)
-        opened = [read_faiss(str((place / name).local_file()), (place / name).size()) for name in (VECTORS, CANDIDATES)]
-        store = Store(opened[0])
-        effort, recall, points = tune(store, Candidates(kind, opened[1], store), task.settings.recall)
+        vectors, proposing = ((place / name).local_file() for name in (VECTORS, CANDIDATES))
+        store, candidates = open_files(kind, vectors, proposing, threads=1)
+        assert candidates is not None
+        effort, recall, points = tune(store, candidates, task.settings.recall)
         return {"effort": asdict(effort), "recall": recall, "points": [asdict(p) for p in points]}
 
     return _filed(index, task.version, "tuned", write)

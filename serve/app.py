@@ -64,7 +64,7 @@ def matching(workspace: Location) -> tuple[IndexManifest, Location, ModelInput]:
     if model["sha256"] != index.model:
         raise UserError(
             f"Index version {index.version} was made by model {index.model[:12]}, "
-            f"{directory} holds {str(model['sha256'])[:12]}: run `python -m jobs.build_index` for this model."
+            f"{directory} holds {str(model['sha256'])[:12]}: run `python -m jobs.build_index --activate true` for this model."
         )
     config = (directory / "config.json").read_json()
     return index, directory, ModelInput(int(config["height"]), int(config["width"]))

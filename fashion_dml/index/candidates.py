@@ -1,8 +1,8 @@
 """Approximate indexes: they propose rows, whose scores are then computed from the stored vectors.
 
     ivf      lists of k-means cells with the vectors as stored
-    ivf_pq   the same with 4-bit product codes of two dimensions each, scanned from registers (FAISS "fast scan"): an eighth of a
-             byte of memory traffic a dimension of fp32
+    ivf_pq   the same with 4-bit product codes of two dimensions each, scanned from registers (FAISS "fast scan"): a sixteenth of
+             the bytes of fp32
     hnsw     a graph over the stored vectors, which it shares with the store
 
 What is trained (cells, codebooks, ranges of int8) is trained once on a sample and copied to every shard: shards are never merged.
@@ -10,14 +10,15 @@ What is trained (cells, codebooks, ranges of int8) is trained once on a sample a
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import faiss
 import numpy as np
 
-from fashion_dml.index.manifest import KINDS, Effort
+from fashion_dml.index.manifest import CANDIDATES, KINDS, VECTORS, Effort
 from fashion_dml.index.store import STORES, Store, faiss_search
 from fashion_dml.storage import UserError
 
@@ -36,6 +37,18 @@ class Trained:
     store: faiss.Index
     candidates: faiss.Index | None
 
+    def write(self, directory: Path) -> None:
+        """VECTORS and, for an approximate kind, CANDIDATES."""
+        faiss.write_index(self.store, str(directory / VECTORS))
+        if self.candidates is not None:
+            faiss.write_index(self.candidates, str(directory / CANDIDATES))
+
+    @classmethod
+    def read(cls, kind: str, files: Mapping[str, Path]) -> Trained:
+        """What `write` wrote; files: paths by those names."""
+        found = {name: faiss.read_index(str(file)) for name, file in files.items()}
+        return cls(kind, found[VECTORS], found.get(CANDIDATES))
+
 
 def cells(rows: int) -> int:
     """k-means cells for so many rows a shard: 4 sqrt(rows), which balances choosing cells and scanning them."""
@@ -48,21 +61,21 @@ def sample_rows(kind: str, store: str, rows: int) -> int:
     return min(rows, max(wanted, 65_536 if store == "int8" else 0))
 
 
-def _ivf(dim: int, store: str, rows: int) -> faiss.Index:
+def _ivf(dim: int, store: str, count: int) -> faiss.Index:
     quantizer = faiss.IndexFlatIP(dim)
     if store == "fp32":
-        index: Any = faiss.IndexIVFFlat(quantizer, dim, cells(rows), faiss.METRIC_INNER_PRODUCT)
+        index: Any = faiss.IndexIVFFlat(quantizer, dim, count, faiss.METRIC_INNER_PRODUCT)
     else:
-        index = faiss.IndexIVFScalarQuantizer(quantizer, dim, cells(rows), SCALAR[store], faiss.METRIC_INNER_PRODUCT, False)
+        index = faiss.IndexIVFScalarQuantizer(quantizer, dim, count, SCALAR[store], faiss.METRIC_INNER_PRODUCT, False)
     return _owned(index, quantizer)
 
 
-def _ivf_pq(dim: int, store: str, rows: int) -> faiss.Index:
+def _ivf_pq(dim: int, store: str, count: int) -> faiss.Index:
     del store
     if dim % 2:
         raise UserError(f"index.kind = ivf_pq needs an even dimension, the model's is {dim}; take ivf or hnsw.")
     quantizer = faiss.IndexFlatIP(dim)
-    return _owned(faiss.IndexIVFPQFastScan(quantizer, dim, cells(rows), dim // 2, 4, faiss.METRIC_INNER_PRODUCT), quantizer)
+    return _owned(faiss.IndexIVFPQFastScan(quantizer, dim, count, dim // 2, 4, faiss.METRIC_INNER_PRODUCT), quantizer)
 
 
 def _owned(index: Any, quantizer: faiss.Index) -> faiss.Index:
@@ -73,8 +86,8 @@ def _owned(index: Any, quantizer: faiss.Index) -> faiss.Index:
     return index
 
 
-def _hnsw(dim: int, store: str, rows: int) -> faiss.Index:
-    del rows
+def _hnsw(dim: int, store: str, count: int) -> faiss.Index:
+    del count
     metric = faiss.METRIC_INNER_PRODUCT
     if store == "fp32":
         index: faiss.Index = faiss.IndexHNSWFlat(dim, GRAPH_LINKS, metric)
@@ -84,6 +97,7 @@ def _hnsw(dim: int, store: str, rows: int) -> faiss.Index:
     return index
 
 
+# (dimension, store, cells) -> an empty index.
 _APPROXIMATE: dict[str, Callable[[int, str, int], faiss.Index]] = {"ivf": _ivf, "ivf_pq": _ivf_pq, "hnsw": _hnsw}
 
 
@@ -98,7 +112,7 @@ def train(kind: str, store: str, dim: int, rows: int, sample: np.ndarray) -> Tra
         raise UserError(f"index.store = {store!r} is unknown; known are {', '.join(STORES)}.")
     learnt = [STORES[store](dim)]
     if kind != "flat":
-        learnt.append(_APPROXIMATE[kind](dim, store, min(rows, max(1, len(sample)))))
+        learnt.append(_APPROXIMATE[kind](dim, store, max(1, min(cells(rows), len(sample)))))
     for index in learnt:
         if not index.is_trained:
             if not len(sample):
@@ -131,7 +145,7 @@ class Candidates:
         options = faiss.GpuClonerOptions()
         options.useFloat16 = True
         resources = faiss.StandardGpuResources()
-        found = cls(kind, faiss.index_cpu_to_gpu(resources, 0, index or store.index, options), store)
+        found = cls(kind, faiss.index_cpu_to_gpu(resources, 0, store.index if index is None else index, options), store)
         found.most, found._resources = GPU_MOST, resources
         return found
 
@@ -146,3 +160,20 @@ class Candidates:
             probes = effort.probes * max(1, -(-width // max(1, effort.candidates)))
             params = faiss.SearchParametersIVF(nprobe=min(int(self.index.nlist), probes))  # type: ignore[call-arg]
         return faiss_search(self.index, queries, width, params)[1]
+
+
+def open_files(kind: str, vectors: Path, candidates: Path | None, *, threads: int) -> tuple[Store, Candidates | None]:
+    """A shard's files, mapped; FAISS gets `threads` threads in this process. candidates: None for the kind flat or no rows."""
+    faiss.omp_set_num_threads(max(1, threads))
+    store = Store(read_faiss(vectors))
+    return store, None if candidates is None else Candidates(kind, read_faiss(candidates), store)
+
+
+def read_faiss(file: Path) -> faiss.Index:
+    """A FAISS file, mapped. No vector in it may claim to be longer than the file.
+
+    (Nor than the table of distances that FAISS counts on for product codes, 16 floats for each cell and pair of dimensions, though
+    inner products need none: a cell's centre alone, D floats, is in the file, so that is 8 times the file at most.)
+    """
+    faiss.set_deserialization_vector_byte_limit(8 * file.stat().st_size + 1024)
+    return faiss.read_index(str(file), faiss.IO_FLAG_MMAP_IFC)

@@ -5,9 +5,9 @@
     catalog/_delta_log/<version>.checkpoint...   a summary, so that opening need not read every commit
 
 `append` returns when its commit is in the log, and nothing of a batch is visible before. After the death of a process every
-acknowledged batch is there, and at most one that was not acknowledged yet, whole. On a local file system that also holds
-after a power cut: a commit becomes visible only when its bytes and its batch are synced, and is acknowledged when the
-directory is. In an object store it is what the store says of a completed upload.
+acknowledged batch is there, and at most one that was not acknowledged yet, whole. On a local file system it
+is meant to hold after a power cut too: a commit becomes visible only when its bytes and its batch are synced, and is acknowledged
+when the directory is. In an object store it is what the store says of a completed upload.
 
 Any number of processes may append at once: a version is taken by creating a file that must not exist yet (a hard link; a
 conditional PUT), so all readers see one order, and the last write of an item by that order counts.
@@ -39,10 +39,10 @@ from fashion_dml import __version__
 from fashion_dml.index.changes import MOST_CHANGES, changes_schema, check, last_of
 from fashion_dml.index.commits import (
     Commit,
-    ahead,
     as_parquet,
     commit_info,
     commit_name,
+    concurrently,
     damaged,
     holds_table,
     open_table,
@@ -255,7 +255,7 @@ class Catalog:
 
     def _read(self, commits: list[Commit]) -> Iterator[tuple[int, pa.Table]]:
         with refusing(self.location, "read"):
-            for commit, table in zip(commits, ahead(self._batch, commits, AHEAD), strict=True):
+            for commit, table in zip(commits, concurrently(self._batch, commits, AHEAD), strict=True):
                 yield commit.version, table
 
     def state(self, upto: int | None = None) -> pa.Table:
@@ -278,7 +278,7 @@ class Catalog:
             except FileNotFoundError as error:
                 raise damaged(file, "it is missing") from error
 
-        yield from ahead(read, versions, 4 * AHEAD)
+        yield from concurrently(read, versions, 4 * AHEAD)
 
     def _batch(self, commit: Commit) -> pa.Table:
         """The changes of a commit."""

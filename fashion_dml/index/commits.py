@@ -98,8 +98,8 @@ def sync(*places: Location) -> None:
                 os.close(handle)
 
 
-def ahead(work: Callable[[A], B], items: Iterable[A], width: int) -> Iterator[B]:
-    """work(item) of each item in order, the next `width` under way in threads."""
+def concurrently(work: Callable[[A], B], items: Iterable[A], width: int) -> Iterator[B]:
+    """work(item) of each item in order, `width` of them under way at a time in threads."""
     with ThreadPoolExecutor(width) as pool:
         pending: deque[Future[B]] = deque()
         for item in items:

@@ -106,7 +106,7 @@ class LiveShard:
     def apply(self, version: int, changes: pa.Table) -> None:
         """The changes of the next commit (schema of `changes.changes_schema`): all of them, whichever shard takes the items.
 
-        Raises UserError at a commit that is in already or whose vectors have another dimension.
+        Raises UserError at a commit that is in already, or whose vectors have another dimension or are of another model.
         """
         if version <= self.version:
             raise UserError(f"Commit {version} of the catalogue is in this shard already, which is at {self.version}.")
@@ -116,6 +116,14 @@ class LiveShard:
                 f"the index has {self.base.dim}: they are of another model."
             )
         latest = last_of(changes)
+        upserted = latest.filter(pc.is_valid(latest["vertical"]))
+        others = upserted.filter(pc.not_equal(upserted["model"], self.base.model))
+        if others.num_rows:
+            raise UserError(
+                f"Commit {version} of the catalogue brings vectors of the model {others['model'][0].as_py()[:12]}, as of the item "
+                f"{others['item_id'][0].as_py()!r}; the index is of {self.base.model[:12]}: send them again with its model and build the "
+                "index anew."
+            )
         ids = latest["item_id"].to_pylist()
         for item_id in ids:
             row = self._rows.pop(item_id, None)
@@ -137,7 +145,6 @@ class LiveShard:
             first = len(self._new)
             self._new.add(version, latest.take(mine))
             self._rows |= {ids[i]: first + n for n, i in enumerate(mine)}
-        upserted = latest.filter(pc.is_valid(latest["vertical"]))
         self.base.verticals |= set(upserted["vertical"].unique().to_pylist())
         self.version = version
 

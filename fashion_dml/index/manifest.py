@@ -24,6 +24,7 @@ VECTORS = "vectors.faiss"
 CANDIDATES = "candidates.faiss"
 ITEMS = "items.arrow"
 MADE_BY = "python -m jobs.build_index"
+MADE_ANEW = f"{MADE_BY} --force true --activate true"
 ITEM_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}")
 VERSION_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
@@ -99,7 +100,7 @@ def load(index: Location, version: str) -> IndexManifest:
             measured={name: raw.get(name) for name in ("choice", "recall", "curve")},
         )  # fmt: skip
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"The manifest in {directory} lacks or garbles {error}; run `{MADE_BY} --force true`.") from error
+        raise UserError(f"The manifest in {directory} lacks or garbles {error}; run `{MADE_ANEW}`.") from error
 
 
 def current(index: Location) -> str | None:
@@ -154,16 +155,14 @@ def verified_file(index: Location, manifest: IndexManifest, relative: str) -> Pa
         raise UserError(f"{relative[:100]!r} is not in the manifest of index version {manifest.version}: it is not opened.")
     file = version_dir(index, manifest.version) / relative
     if not file.is_file():
-        raise UserError(f"{file} is missing though the manifest lists it; restore it or run `{MADE_BY} --force true`.")
+        raise UserError(f"{file} is missing though the manifest lists it; restore it or run `{MADE_ANEW}`.")
     if file.size() != entry["bytes"]:
-        raise UserError(
-            f"{file} has {file.size()} bytes, the manifest says {entry['bytes']}; restore it or run `{MADE_BY} --force true`."
-        )
+        raise UserError(f"{file} has {file.size()} bytes, the manifest says {entry['bytes']}; restore it or run `{MADE_ANEW}`.")
     local = file.local_file()
     digest = Location.of(local).sha256()
     if digest != entry["sha256"]:
         raise UserError(
             f"{file} has sha256 {digest[:12]}..., the manifest says {entry['sha256'][:12]}...: it is not opened; "
-            f"restore it or run `{MADE_BY} --force true`."
+            f"restore it or run `{MADE_ANEW}`."
         )
     return local

@@ -10,13 +10,12 @@ import bisect
 import json
 from functools import partial
 
-import faiss
 import numpy as np
 import pyarrow as pa
 
-from fashion_dml.index.candidates import Candidates
+from fashion_dml.index.candidates import Candidates, open_files
 from fashion_dml.index.filters import EVERYTHING, Filter, Masks
-from fashion_dml.index.manifest import CANDIDATES, ITEMS, VECTORS, IndexManifest, load, shard_name, verified_file
+from fashion_dml.index.manifest import CANDIDATES, ITEMS, MADE_ANEW, VECTORS, IndexManifest, load, shard_name, verified_file
 from fashion_dml.index.merge import Found
 from fashion_dml.index.search import Hits, Rows, check_queries, nearest
 from fashion_dml.index.store import Store
@@ -28,8 +27,8 @@ EXACT_ROWS, EXACT_SHARE = 20_000, 0.15  # a filter that keeps fewer rows is met 
 class Shard:
     """A verified, memory-mapped shard. Not changed by searches; one thread may search at a time.
 
-    Attributes: version, dim (D), rows (N), attributes (vocabulary), verticals (names that a filter may have), folded (the
-    last commit of the live catalogue that the version holds).
+    Attributes: version, model (sha256 of the weights that made the vectors), dim (D), rows (N), attributes (vocabulary), verticals
+    (names that a filter may have), folded (the last commit of the live catalogue that the version holds).
     """
 
     def __init__(
@@ -37,7 +36,7 @@ class Shard:
         manifest: IndexManifest,
     ) -> None:  # fmt: skip
         self._store, self._approximate, self._items, self._ranges, self._manifest = store, candidates, items, ranges, manifest
-        self.version, self.dim, self.rows = manifest.version, store.dim, store.rows
+        self.version, self.model, self.dim, self.rows = manifest.version, manifest.model, store.dim, store.rows
         self.verticals, self.attributes, self.folded = set(manifest.verticals), manifest.attributes, manifest.catalog
         self._starts = np.cumsum([0] + [b.num_rows for b in items[:-1]]).tolist()
         self._rows = Rows(store, self._column("product"), self.item_id)
@@ -52,16 +51,11 @@ class Shard:
         """
         manifest = load(index, version)
         name = shard_name(shard)
-        files = {file: verified_file(index, manifest, f"{name}/{file}") for file in (VECTORS, ITEMS)}
-        faiss.omp_set_num_threads(max(1, threads))
-        store = Store(read_faiss(str(files[VECTORS]), int(manifest.files[f"{name}/{VECTORS}"]["bytes"])))
-        raw = candidates = None
-        if manifest.kind != "flat" and store.rows:
-            file = verified_file(index, manifest, f"{name}/{CANDIDATES}")
-            raw = read_faiss(str(file), int(manifest.files[f"{name}/{CANDIDATES}"]["bytes"]))
-            candidates = Candidates(manifest.kind, raw, store)
+        names = (VECTORS, ITEMS) if manifest.kind == "flat" or manifest.shards[shard] == 0 else (VECTORS, ITEMS, CANDIDATES)
+        files = {file: verified_file(index, manifest, f"{name}/{file}") for file in names}
+        store, candidates = open_files(manifest.kind, files[VECTORS], files.get(CANDIDATES), threads=threads)
         if gpu and store.rows:
-            candidates = Candidates.on_gpu(manifest.kind, raw, store)
+            candidates = Candidates.on_gpu(manifest.kind, None if candidates is None else candidates.index, store)
         reader = pa.ipc.open_file(pa.memory_map(str(files[ITEMS])))
         last = reader.num_record_batches - 1
         ranges = json.loads(reader.get_batch_with_custom_metadata(last).custom_metadata[b"ranges"])
@@ -69,10 +63,7 @@ class Shard:
         rows = sum(b.num_rows for b in batches)
         counts = {store.rows, rows, manifest.shards[shard], rows if candidates is None else int(candidates.index.ntotal)}
         if store.dim != manifest.dim or len(counts) > 1:
-            raise UserError(
-                f"Shard {shard} of index version {version} disagrees with its manifest; "
-                "run `python -m jobs.build_index --force true`."
-            )
+            raise UserError(f"Shard {shard} of index version {version} disagrees with its manifest; run `{MADE_ANEW}`.")
         return cls(store, candidates, batches, {v: (int(a), int(b)) for v, (a, b) in ranges.items()}, manifest)
 
     def _column(self, name: str) -> np.ndarray:
@@ -171,13 +162,3 @@ def attributes_of(batch: pa.RecordBatch) -> np.ndarray:
     """The batch's attributes without a copy, int8 [n, A]."""
     column = batch.column("attributes")
     return column.flatten().to_numpy().reshape(len(column), column.type.list_size)
-
-
-def read_faiss(file: str, size: int) -> faiss.Index:
-    """A FAISS file of `size` bytes, mapped. No vector in it may claim to be longer than the file.
-
-    (Nor than the table of distances that FAISS counts on for product codes, 16 floats for each cell and pair of dimensions, though
-    inner products need none: a cell's centre alone, D floats, is in the file, so that is 8 times the file at most.)
-    """
-    faiss.set_deserialization_vector_byte_limit(8 * size + 1024)
-    return faiss.read_index(file, faiss.IO_FLAG_MMAP_IFC)

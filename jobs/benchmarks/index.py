@@ -23,6 +23,7 @@ import faiss
 import numpy as np
 
 from fashion_dml.index.filters import Filter
+from fashion_dml.storage import Location
 from jobs.benchmarks import Row
 from jobs.benchmarks.index_approximate import approximate_rows
 from jobs.benchmarks.index_large import Large, large_rows
@@ -88,7 +89,10 @@ PARTS: dict[str, Callable[[Sizes, Path], tuple[list[Row], dict[str, Any]]]] = {
 
 def run_large(workspace: str) -> tuple[list[Row], dict[str, Any]]:
     """All rows of `index-large`."""
-    with tempfile.TemporaryDirectory(dir=workspace) as root:
+    place = Location.of(workspace)
+    if place.is_local:  # there may be more room than in the system's temporary directory
+        place.make_dir()
+    with tempfile.TemporaryDirectory(dir=place.path if place.is_local else None) as root:
         return large_rows(Large(), Path(root))
 
 

@@ -15,12 +15,11 @@ from typing import Any
 import faiss
 import numpy as np
 
-from fashion_dml.index.candidates import Candidates, sample_rows, train
+from fashion_dml.index.candidates import open_files, sample_rows, train
 from fashion_dml.index.choose import exact, tune
 from fashion_dml.index.manifest import CANDIDATES, VECTORS, shard_name, version_dir
 from fashion_dml.index.segment import SegmentWriter
-from fashion_dml.index.shard import Shard, read_faiss
-from fashion_dml.index.store import Store
+from fashion_dml.index.shard import Shard
 from fashion_dml.storage import Location
 from jobs.benchmarks import Row
 from jobs.benchmarks.index_versions import AT, DIM, RECALL, embeddings, publish
@@ -69,10 +68,10 @@ def large_rows(sizes: Large, root: Path) -> tuple[list[Row], dict[str, Any]]:
     written, seconds = build(place, sizes.rows)
     peak = resident("VmHWM")
     size = {f.name: f.stat().st_size for f in place.iterdir()}
-    opened = [read_faiss(str(place / name), size[name]) for name in (VECTORS, CANDIDATES)]
-    store = Store(opened[0])
+    store, candidates = open_files(KIND, place / VECTORS, place / CANDIDATES, threads=os.cpu_count() or 1)
+    assert candidates is not None
     began = time.perf_counter()
-    effort, _, _ = tune(store, Candidates(KIND, opened[1], store), RECALL, queries=sizes.queries)
+    effort, _, _ = tune(store, candidates, RECALL, queries=sizes.queries)
     seconds["tune"] = time.perf_counter() - began
     publish(index, version, written, kind=KIND, store=STORE, effort=effort)
     faiss.omp_set_num_threads(1)

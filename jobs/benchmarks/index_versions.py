@@ -12,12 +12,11 @@ from pathlib import Path
 import faiss
 import numpy as np
 
-from fashion_dml.index.candidates import Candidates, sample_rows, train
+from fashion_dml.index.candidates import open_files, sample_rows, train
 from fashion_dml.index.choose import tune
 from fashion_dml.index.manifest import CANDIDATES, KIND, VECTORS, Effort, activate, shard_name, version_dir
 from fashion_dml.index.segment import SegmentWriter, write_segment
-from fashion_dml.index.shard import Shard, read_faiss
-from fashion_dml.index.store import Store
+from fashion_dml.index.shard import Shard
 from fashion_dml.storage import Location, write_manifest
 
 DIM, AT, RECALL = 128, 10, 0.95
@@ -79,9 +78,9 @@ def write_version(root: Path, vectors: np.ndarray, *, kind: str = "flat", store:
     faiss.omp_set_num_threads(1)
     effort = Effort(0, 0)
     if kind != "flat":
-        opened = [read_faiss(str(place / name), (place / name).stat().st_size) for name in (VECTORS, CANDIDATES)]
-        of = Store(opened[0])
-        effort, _, _ = tune(of, Candidates(kind, opened[1], of), RECALL)
+        opened, candidates = open_files(kind, place / VECTORS, place / CANDIDATES, threads=1)
+        assert candidates is not None
+        effort, _, _ = tune(opened, candidates, RECALL)
     publish(index, version, written, kind=kind, store=store, effort=effort)
     return Shard.open(index, version, 0)
 

@@ -78,6 +78,10 @@ def test_shards_begin_with_the_same_training(catalogue: Catalogue):
     for index in (trained.candidates, trained.store):
         assert index is not None
         assert (index.is_trained, index.ntotal) == (True, 0)
+    few = train("ivf", "fp32", DIM, 100 * N, catalogue.vectors)
+    assert few.candidates is not None
+    assert few.candidates.nlist == cells(100 * N)  # by the rows of a shard, however few the vectors that are learnt from
+    assert train("ivf", "fp32", DIM, 100 * N, catalogue.vectors[:50]).candidates.nlist == 50
     assert sample_rows("flat", "fp32", N) == sample_rows("hnsw", "fp16", N) == 0
     assert sample_rows("ivf", "fp32", 10_000_000) == 48 * cells(10_000_000)
 

@@ -148,6 +148,12 @@ def test_bad_questions_are_refused(live: LiveShard):
         live.find(query, 3, at=7)
     with pytest.raises(UserError, match="no vertical 'hats'"):
         live.find(query, 3, Filter.of(["hats"]))
+    one = {"product_ids": ["p"], "verticals": ["bags"], "attributes": np.zeros((1, 2), np.int8), "thumbnails": [b""]}
+    with pytest.raises(
+        UserError, match=r"Commit 5 .* of the model bbbbbbbbbbbb, as of the item 'x'; the index is of aaaaaaaaaaaa"
+    ):
+        live.apply(5, upserts(SCHEMA, ["x"], vectors=np.eye(1, DIM, dtype=np.float32), model="b" * 64, **one))
+    assert (live.version, live.changed) == (4, 0)
     with pytest.raises(UserError, match="10 dimensions, the index has 6: they are of another model"):
         live.apply(5, deletes(changes_schema(10, 2), ["a"]))
 
