@@ -14,6 +14,7 @@ from typing import Any
 import matplotlib
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from fashion_dml.evaluation.protocol import Protocol
 
@@ -156,6 +157,9 @@ def effort_curves(points: Sequence[Mapping[str, Any]], goal: float) -> str:
             )
         axes.axhline(100 * goal, color=INK, linewidth=0.8, linestyle="--")
         axes.set_xscale("log")
+        axes.xaxis.set_major_formatter("{x:g}")  # matplotlib's own are formulas, which stay unset in STYLE
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.set_ylim(min([100 * goal, *(100 * p["recall"] for p in points)]) - 2, 101)
         axes.set_xlabel("milliseconds a query, one thread")
         axes.set_ylabel("recall@10, %")
         _finish(figure, axes)

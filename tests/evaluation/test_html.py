@@ -175,4 +175,5 @@ def test_the_page_of_an_index_tells_why():
     assert "more than &lt;the&gt; 8" in page
     assert page.count("<svg") == 2
     assert "4 cells" in page
+    assert "mathdefault" not in page  # a tick of the log axis is a number
     assert "Why this kind" not in render_choice(report | {"choice": None}, goal=0.9, title="v1")
