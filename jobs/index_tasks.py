@@ -30,7 +30,7 @@ from fashion_dml.index.catalog import Catalog
 from fashion_dml.index.changes import matrix
 from fashion_dml.index.choose import choose, tune
 from fashion_dml.index.live import owner
-from fashion_dml.index.manifest import CANDIDATES, VECTORS
+from fashion_dml.index.manifest import CANDIDATES, CODES, VECTORS
 from fashion_dml.index.segment import SegmentWriter
 from fashion_dml.index.shard import EXACT_ROWS
 from fashion_dml.storage import Location, UserError
@@ -213,8 +213,8 @@ def tune_task(index: str, task: ShardTask, kind: str) -> dict[str, Any]:
 
     def write(draft: Path) -> dict[str, Any]:
         place = versions.version_dir(Location.of(index), task.version) / versions.shard_name(task.shard)
-        vectors, proposing = ((place / name).local_file() for name in (VECTORS, CANDIDATES))
-        store, candidates = open_files(kind, vectors, proposing, threads=1)
+        files = {name: (place / name).local_file() for name in (VECTORS, CODES, CANDIDATES)}
+        store, candidates = open_files(kind, files, threads=1)
         assert candidates is not None
         effort, recall, points = tune(store, candidates, task.settings.recall)
         return {"effort": asdict(effort), "recall": recall, "points": [asdict(p) for p in points]}

@@ -18,8 +18,8 @@ from typing import Any
 import faiss
 import numpy as np
 
-from fashion_dml.index.manifest import CANDIDATES, KINDS, VECTORS, Effort
-from fashion_dml.index.store import STORES, Store, faiss_search
+from fashion_dml.index.manifest import CANDIDATES, CODES, KINDS, VECTORS, Effort
+from fashion_dml.index.store import STORES, Store, faiss_search, read_faiss
 from fashion_dml.storage import UserError
 
 SAMPLES_PER_CELL = 48  # of k-means: FAISS asks for 39 at least
@@ -162,18 +162,9 @@ class Candidates:
         return faiss_search(self.index, queries, width, params)[1]
 
 
-def open_files(kind: str, vectors: Path, candidates: Path | None, *, threads: int) -> tuple[Store, Candidates | None]:
-    """A shard's files, mapped; FAISS gets `threads` threads in this process. candidates: None for the kind flat or no rows."""
+def open_files(kind: str, files: Mapping[str, Path], *, threads: int) -> tuple[Store, Candidates | None]:
+    """A shard's files by name (VECTORS, CODES and, of an approximate kind with rows, CANDIDATES), mapped; FAISS gets `threads`
+    threads in this process."""
     faiss.omp_set_num_threads(max(1, threads))
-    store = Store(read_faiss(vectors))
-    return store, None if candidates is None else Candidates(kind, read_faiss(candidates), store)
-
-
-def read_faiss(file: Path) -> faiss.Index:
-    """A FAISS file, mapped. No vector in it may claim to be longer than the file.
-
-    (Nor than the table of distances that FAISS counts on for product codes, 16 floats for each cell and pair of dimensions, though
-    inner products need none: a cell's centre alone, D floats, is in the file, so that is 8 times the file at most.)
-    """
-    faiss.set_deserialization_vector_byte_limit(8 * file.stat().st_size + 1024)
-    return faiss.read_index(str(file), faiss.IO_FLAG_MMAP_IFC)
+    store = Store.mapped(files[VECTORS], files[CODES])
+    return store, Candidates(kind, read_faiss(files[CANDIDATES]), store) if CANDIDATES in files else None

@@ -2,7 +2,8 @@
 
     index/CURRENT                               one line: the live version's name; replaced atomically
     index/versions/<v>/manifest.json            written last: a version without it is not complete
-    index/versions/<v>/shard-NNNNN/{vectors.faiss, items.arrow}, for an approximate kind candidates.faiss too
+    index/versions/<v>/shard-NNNNN/{vectors.faiss, vectors.bin, items.arrow}, for an approximate kind candidates.faiss too:
+        the empty index that reads the codes, the codes alone, the items, the index that proposes
     index/versions/<v>/trained/{vectors.faiss, candidates.faiss}   empty indexes that the shards began with
 
 FAISS files from strangers are a memory-safety risk, so a file is opened only if the manifest lists it with its digest.
@@ -20,7 +21,7 @@ from fashion_dml.storage import Location, UserError, read_manifest, require_mani
 KIND = "index"
 KINDS = ("flat", "ivf", "ivf_pq", "hnsw")
 CURRENT = "CURRENT"
-VECTORS = "vectors.faiss"
+VECTORS, CODES = "vectors.faiss", "vectors.bin"
 CANDIDATES = "candidates.faiss"
 ITEMS = "items.arrow"
 MADE_BY = "python -m jobs.build_index"

@@ -49,10 +49,12 @@ def nearest(
     selection [Q, C], -1 for none; where it doesn't find k, all rows are looked at.
     """
     queries = np.ascontiguousarray(queries)
-    hits = Hits(np.full((len(queries), k), -np.inf, np.float32), np.full((len(queries), k), -1, np.int64))
+    hits = Hits(np.empty((len(queries), k), np.float32), np.empty((len(queries), k), np.int64))
+    hits.scores.fill(-np.inf)
+    hits.rows.fill(-1)
     pending = np.arange(len(queries))
     width, most = (4 * k if group_by_product else k) + MARGIN, max(MOST_CANDIDATES, 4 * k)
-    blur = ROUNDING * np.linalg.norm(queries, axis=1)
+    blur = ROUNDING * np.sqrt(np.einsum("qd,qd->q", queries, queries))
     while len(pending):
         if propose is None or width > most:
             found, floor = rows.store.nearest(queries[pending], width, ranges, kept)
@@ -74,14 +76,14 @@ def _settle(
     rows: Rows, scores: np.ndarray, found: np.ndarray, k: int, group_by_product: bool, hits: Hits, queries: np.ndarray
 ) -> None:
     """Put the k best candidates, scores and rows [Q, C], in order into the hits of these queries [Q]."""
-    order = np.argsort(-scores, axis=1, kind="stable")
+    order = (-scores).argsort(axis=1, kind="stable")
     each = np.arange(len(scores))[:, None]
     ranked = scores[each, order]
-    best = np.where(np.isfinite(ranked[:, :k]), found[each, order[:, :k]], -1)
+    best = found[each, order[:, :k]]
+    best[np.isneginf(ranked[:, :k])] = -1
     hits.scores[queries, : best.shape[1]], hits.rows[queries, : best.shape[1]] = ranked[:, :k], best
-    again = np.full(len(queries), group_by_product)
-    again |= ((ranked[:, 1:] == ranked[:, :-1]) & np.isfinite(ranked[:, 1:])).any(axis=1)  # ties: by item_id
-    for i in np.flatnonzero(again):
+    ties = (ranked[:, 1:] == ranked[:, :-1]) & (ranked[:, 1:] > -np.inf)  # by item_id
+    for i in np.arange(len(queries)) if group_by_product else ties.any(axis=1).nonzero()[0]:
         chosen = _best(rows, scores[i], found[i], k, group_by_product)
         hits.scores[queries[i]], hits.rows[queries[i]] = -np.inf, -1
         hits.scores[queries[i], : len(chosen)], hits.rows[queries[i], : len(chosen)] = scores[i, chosen], found[i, chosen]
@@ -101,7 +103,7 @@ def check_queries(queries: np.ndarray, dim: int, k: int) -> None:
     """Raises UserError unless queries are float32 [Q, dim], finite, and k is 1 to MOST_K."""
     if queries.dtype != np.float32 or queries.ndim != 2 or queries.shape[1] != dim:
         raise UserError(f"Queries must be float32 [Q, {dim}], these are {queries.dtype} {list(queries.shape)}.")
-    if not np.isfinite(queries).all():
+    if not np.isfinite(queries.sum()) and not np.isfinite(queries).all():  # the sum of finite ones can be infinite too
         raise UserError("A query holds NaN or infinity; send finite numbers.")
     if not 1 <= k <= MOST_K:
         raise UserError(f"k = {k} can't be used; it must be 1 to {MOST_K:,}.")

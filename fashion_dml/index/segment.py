@@ -1,7 +1,7 @@
-"""Writing one shard: vectors.faiss, items.arrow and, for an approximate kind, candidates.faiss, row for row.
+"""Writing one shard: vectors.faiss and vectors.bin, items.arrow and, for an approximate kind, candidates.faiss, row for row.
 
-Rows are sorted by vertical, so a vertical filter is a range of rows. Items are written
-batch by batch and never held together: memory is the vectors and the ids of items and products.
+Rows are sorted by vertical, so a vertical filter is a range of rows. Vectors and
+items are written batch by batch and never held together: memory is the ids of items and products, and what proposes.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from fashion_dml.index.candidates import Trained, train
-from fashion_dml.index.manifest import CANDIDATES, ITEM_ID, ITEMS, VECTORS
+from fashion_dml.index.manifest import CANDIDATES, CODES, ITEM_ID, ITEMS, VECTORS
 from fashion_dml.storage import UserError
 
 UNIT_TOLERANCE = 1e-3
@@ -66,13 +66,14 @@ class SegmentWriter:
         self.ranges: dict[str, list[int]] = {}  # vertical -> [first row, row after the last]
         self.counts: dict[str, dict[str, int]] = {}
         self._order = id_order(ids)
-        self._store = faiss.clone_index(trained.store)
+        self._store = trained.store
         self._candidates = None if trained.candidates is None else faiss.clone_index(trained.candidates)
         self._rows = 0
         self._of_vertical: dict[str, set[int]] = {}  # vertical -> numbers of its products
         self._numbers: dict[str, int] = {}  # product_id -> its number; a product may have items in several verticals
         self._directory = directory
         self._schema = items_schema(attributes)
+        self._codes = (directory / CODES).open("wb")
         self._sink = pa.OSFile(str(directory / ITEMS), "wb")
         self._writer = pa.ipc.new_file(self._sink, self._schema)
 
@@ -88,6 +89,7 @@ class SegmentWriter:
         if kind is None:
             self.close()
         else:
+            self._codes.close()
             self._sink.close()  # without its footer the file can't be opened, and nothing lists it
 
     def add(
@@ -123,7 +125,7 @@ class SegmentWriter:
             pa.array(thumbnails, pa.binary()), pa.array(numbers), pa.array(self._order[first:last]),
         ]  # fmt: skip
         self._writer.write_batch(pa.record_batch(columns, schema=self._schema))
-        self._store.add(np.ascontiguousarray(vectors))
+        self._codes.write(self._store.sa_encode(np.ascontiguousarray(vectors)).data)
         if self._candidates is not None:
             self._candidates.add(np.ascontiguousarray(vectors))
         self._rows = last
@@ -138,6 +140,7 @@ class SegmentWriter:
         self._writer.write_batch(empty, custom_metadata={"ranges": json.dumps(self.ranges)})
         self._writer.close()
         self._sink.close()
+        self._codes.close()
         faiss.write_index(self._store, str(self._directory / VECTORS))
         if self._candidates is not None:  # a graph goes without its copy of the vectors: it is given the store when opened
             faiss.write_index(self._candidates, str(self._directory / CANDIDATES), faiss.IO_FLAG_SKIP_STORAGE)  # type: ignore[call-overload]

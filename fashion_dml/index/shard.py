@@ -15,7 +15,17 @@ import pyarrow as pa
 
 from fashion_dml.index.candidates import Candidates, open_files
 from fashion_dml.index.filters import EVERYTHING, Filter, Masks
-from fashion_dml.index.manifest import CANDIDATES, ITEMS, MADE_ANEW, VECTORS, IndexManifest, load, shard_name, verified_file
+from fashion_dml.index.manifest import (
+    CANDIDATES,
+    CODES,
+    ITEMS,
+    MADE_ANEW,
+    VECTORS,
+    IndexManifest,
+    load,
+    shard_name,
+    verified_file,
+)
 from fashion_dml.index.merge import Found
 from fashion_dml.index.search import Hits, Rows, check_queries, nearest
 from fashion_dml.index.store import Store
@@ -51,9 +61,9 @@ class Shard:
         """
         manifest = load(index, version)
         name = shard_name(shard)
-        names = (VECTORS, ITEMS) if manifest.kind == "flat" or manifest.shards[shard] == 0 else (VECTORS, ITEMS, CANDIDATES)
+        names = [VECTORS, CODES, ITEMS] + [CANDIDATES] * (manifest.kind != "flat" and manifest.shards[shard] > 0)
         files = {file: verified_file(index, manifest, f"{name}/{file}") for file in names}
-        store, candidates = open_files(manifest.kind, files[VECTORS], files.get(CANDIDATES), threads=threads)
+        store, candidates = open_files(manifest.kind, files, threads=threads)
         if gpu and store.rows:
             candidates = Candidates.on_gpu(manifest.kind, None if candidates is None else candidates.index, store)
         reader = pa.ipc.open_file(pa.memory_map(str(files[ITEMS])))

@@ -1,24 +1,42 @@
 """The vectors of a shard as they are stored: exact search over all rows or some of them, and exact scores.
 
-One query reads all vectors once, so memory sets the time; many queries are a matrix product. FAISS has a path for each; from which
-number of queries on the second is faster is measured once a process (it depends on dimension, threads and machine).
-Rows that a filter keeps are gathered a block at a time into one buffer that stays in cache: a selector would force the first path.
+A matrix product by blocks that stay in cache, each followed at once by the selection of its best. One query is the same, limited by
+reading memory. Other stores than fp32 are decoded block by block; where queries are so few that decoding costs more than FAISS's scan
+of the codes, FAISS scans: from how many queries on is measured once a process (it depends on dimension, threads and machine).
 """
 
 from __future__ import annotations
 
 import functools
+import threading
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import faiss
 import numpy as np
 
-BLOCK_ROWS = 16_384  # rows gathered or decoded at a time
+from fashion_dml.index.select import Selection
+from fashion_dml.storage import UserError
+
+BLOCK_ROWS = 16_384  # rows of which the two ways to search are compared
 GATHERED_SHARE = 0.5  # a filter that keeps more of the rows is cheaper met by asking for more neighbours
 SCORED_FLOATS = 1 << 17  # numbers of candidates that are scored at a time
-MOST_QUERIES = 32  # where the two paths are compared: beyond so many queries the matrix product is faster everywhere
+MOST_QUERIES = 32  # where the two ways are compared: beyond so many queries the matrix product is faster everywhere
+COPIED_ROWS = 1024  # vectors copied or decoded at a time: they are still in cache when they are multiplied
+QUERIES = 512  # of one product; more are asked one batch after the other
+
+
+def block_rows(queries: int) -> int:
+    """Rows of one product with so many queries: its scores stay in cache, and so do vectors that are decoded for it.
+
+    One query reads each vector once, and blocks only cost calls; up to four are fastest where OpenBLAS takes its kernel for small
+    matrices, of at most a million products.
+    """
+    if queries == 1:
+        return 262_144
+    return 2048 if queries <= 4 else max(1024, (1 << 18) // queries)
 
 
 def _quantizer(kind: int) -> Callable[[int], faiss.Index]:
@@ -34,25 +52,48 @@ STORES: dict[str, Callable[[int], faiss.Index]] = {
 
 
 class Store:
-    """A flat FAISS index, opened; its codes may be a mapped file. Not changed by searches.
+    """The vectors of a shard; their codes may be a mapped file. Not changed by searches.
 
-    Attributes: rows (N), dim (D), index.
+    Attributes: rows (N), dim (D), index (the same as a flat FAISS index).
     """
 
-    def __init__(self, index: faiss.Index) -> None:
+    def __init__(self, index: faiss.Index, codes: np.ndarray | None = None) -> None:
+        """codes: uint8 [N, bytes a vector], those of `index` where it has none of its own."""
         self.index = index
         self.rows, self.dim = int(index.ntotal), int(index.d)
-        codes = index.codes  # type: ignore[attr-defined]
-        bytes_ = faiss.rev_swig_ptr(codes.data(), codes.size()) if self.rows else np.empty(0, np.uint8)
-        self._codes = bytes_.reshape(self.rows, index.sa_code_size())
+        if codes is None:
+            held = index.codes  # type: ignore[attr-defined]
+            codes = faiss.rev_swig_ptr(held.data(), held.size()) if self.rows else np.empty(0, np.uint8)
+        self._codes = codes.reshape(self.rows, index.sa_code_size())
         self._plain = self._codes.view(np.float32) if isinstance(index, faiss.IndexFlat) else None
         half = isinstance(index, faiss.IndexScalarQuantizer) and index.sq.qtype == faiss.ScalarQuantizer.QT_fp16
         self._typed = self._codes.view(np.float16) if half else self._plain
-        self._many = many_queries(self.dim, faiss.omp_get_max_threads(), self._plain is not None)
-        faiss.cvar.distance_compute_blas_threshold = self._many * self.dim
+        self._memory = threading.local()
+        self._many = 1 if self._plain is not None else many_queries(self.dim, faiss.omp_get_max_threads(), half)
 
-    def vectors(self, rows: np.ndarray) -> np.ndarray:
-        """The stored vectors of these rows, decoded, float32 [n, D]."""
+    @classmethod
+    def mapped(cls, empty: Path, codes: Path) -> Store:
+        """The store of a file of codes, mapped; empty: the file of the empty index that knows how to read them.
+
+        Codes have a file of their own because they begin at its start: behind the head of a FAISS file no number is aligned, and a
+        matrix product would copy all of them first. Raises UserError where the codes end within a vector.
+        """
+        index = read_faiss(empty)
+        size = index.sa_code_size()
+        rows, rest = divmod(codes.stat().st_size, size)
+        if rest:
+            raise UserError(f"{codes} has {rest} bytes beyond its last whole vector of {size}: it was cut off.")
+        if not rows:
+            return cls(index)
+        mapped = np.memmap(codes, np.uint8, "r")
+        owner = index.codes.owner  # type: ignore[attr-defined]  # of the empty file's mapping; ours is kept by the store
+        start = faiss.cast_integer_to_uint8_ptr(mapped.ctypes.data)  # type: ignore[attr-defined]
+        index.codes = faiss.MaybeOwnedVectorUInt8.create_view(start, mapped.size, owner)  # type: ignore[attr-defined]
+        index.ntotal = rows
+        return cls(index, np.asarray(mapped))
+
+    def vectors(self, rows: np.ndarray | slice) -> np.ndarray:
+        """The stored vectors of these rows, decoded, float32 [n, D]; those of a slice of a store fp32 are not copied."""
         if self._plain is not None:
             return self._plain[rows]
         return np.asarray(self.index.sa_decode(np.ascontiguousarray(self._codes[rows])), np.float32)
@@ -85,86 +126,107 @@ class Store:
         Returns rows int64 [Q, C], -1 for none, and float32 [Q]: the score above which no row of the selection is missing,
         to float32 rounding; -inf where all are there. A row that isn't kept is never returned.
         """
+        if len(queries) > QUERIES:
+            parts = [self.nearest(queries[a : a + QUERIES], width, ranges, kept) for a in range(0, len(queries), QUERIES)]
+            most = max(rows.shape[1] for rows, _ in parts)
+            padded = [np.pad(rows, ((0, 0), (0, most - rows.shape[1])), constant_values=-1) for rows, _ in parts]
+            return np.concatenate(padded), np.concatenate([floor for _, floor in parts])
         found, floor = [], np.full(len(queries), -np.inf, np.float32)
         for first, last in ranges:
             inside = None if kept is None else kept[first:last]
             share = 1.0 if inside is None else np.count_nonzero(inside) / (last - first)
             if share == 0:
                 continue
+            asked, chosen = width, None
             if inside is not None and share <= GATHERED_SHARE:
-                if len(queries) < self._many:
-                    parts = [self._selected(queries, width, first, last, inside)]
-                else:
-                    parts = self._blocks(queries, width, first + np.flatnonzero(inside))
-            elif len(queries) < self._many or self._plain is not None:
-                parts = [self._whole(queries, int(np.ceil(width / share)), first, last)]
+                chosen = first + np.flatnonzero(inside)
             else:
-                parts = self._blocks(queries, int(np.ceil(width / share)), np.arange(first, last))
-            for scores, rows, complete in parts:
-                if not complete:
-                    floor = np.maximum(floor, scores[:, -1])
-                found.append(rows if kept is None else np.where((rows >= 0) & kept[rows], rows, -1))
+                asked = int(np.ceil(width / share))
+            if len(queries) < self._many:
+                scores, rows = self._scanned(queries, asked, first, last, None if chosen is None else inside)
+            else:
+                scores, rows = self._multiplied(queries, asked, first, last, chosen)
+            if asked < (last - first if chosen is None else len(chosen)):
+                floor = np.maximum(floor, scores.min(axis=1))
+            found.append(rows if kept is None else np.where((rows >= 0) & kept[rows], rows, -1))
         return np.concatenate(found, axis=1) if found else np.empty((len(queries), 0), np.int64), floor
 
-    def _whole(self, queries: np.ndarray, width: int, first: int, last: int) -> tuple[np.ndarray, np.ndarray, bool]:
-        """(scores, rows, whether the range holds no more) by FAISS, which scans only that range."""
-        size = min(width, last - first)
-        part = faiss.IDSelectorRange(first, last)
-        chosen = faiss.SearchParameters(sel=part) if last - first < self.rows else None  # type: ignore[call-arg]
-        return (*faiss_search(self.index, queries, size, chosen), size == last - first)
+    def _multiplied(
+        self, queries: np.ndarray, width: int, first: int, last: int, chosen: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """(scores, rows) [Q, C] of the best of the range, or of the rows `chosen` [n], by matrix products."""
+        count, n = (last - first if chosen is None else len(chosen)), len(queries)
+        selection, size = Selection(n, width), min(block_rows(n), count)
+        # One query by the matrix-vector product, which numpy takes only of one dimension.
+        transposed = queries[0] if n == 1 else np.ascontiguousarray(queries.T)
+        scores = self._scratch("scores", size * n).reshape(size, n)
+        copied = chosen is not None or self._plain is None
+        step = COPIED_ROWS if copied else size
+        copies = self._scratch("copies", step * self.dim if copied else 0).reshape(-1, self.dim)
+        for start in range(0, count, size):
+            end = min(start + size, count)
+            for a in range(start, end, step):
+                b = min(a + step, end)
+                place = slice(first + a, first + b) if chosen is None else chosen[a:b]
+                vectors = self._copied(place, copies) if copied else self.vectors(place)
+                out = scores[a - start : b - start]
+                np.dot(vectors, transposed, out=out[:, 0] if n == 1 else out)
+            selection.offer(scores[: end - start], first + start if chosen is None else chosen[start:end])
+        return selection.best()
 
-    def _selected(
-        self, queries: np.ndarray, width: int, first: int, last: int, inside: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, bool]:
-        """The same of the rows that `inside`, bool [last - first], keeps: a bit of the selector a row."""
-        bits = np.zeros((self.rows + 7) // 8 * 8, bool)
-        bits[first:last] = inside
-        packed = np.packbits(bits, bitorder="little")
-        selector = faiss.IDSelectorBitmap(len(packed), faiss.swig_ptr(packed))
-        count = int(np.count_nonzero(inside))
-        size = min(width, count)
-        params = faiss.SearchParameters(sel=selector)  # type: ignore[call-arg]
-        return (*faiss_search(self.index, queries, size, params), size == count)
+    def _scratch(self, name: str, size: int) -> np.ndarray:
+        """float32 [size] of this thread's, kept from call to call: fresh memory would cost a page fault every 4 KiB."""
+        held = getattr(self._memory, name, None)
+        if held is None or len(held) < size:
+            held = np.empty(size, np.float32)
+            setattr(self._memory, name, held)
+        return held[:size]
 
-    def _blocks(self, queries: np.ndarray, width: int, rows: np.ndarray) -> list[tuple[np.ndarray, np.ndarray, bool]]:
-        """The same of these rows [n], a block of decoded vectors after the other."""
-        found = []
-        for start in range(0, len(rows), BLOCK_ROWS):
-            block = rows[start : start + BLOCK_ROWS]
-            size = min(width, len(block))
-            scores, places = faiss.knn(queries, self.vectors(block), size, faiss.METRIC_INNER_PRODUCT)
-            found.append((scores, block[places], size == len(block)))
-        return found
+    def _copied(self, rows: np.ndarray | slice, out: np.ndarray) -> np.ndarray:
+        """Like `vectors`, but always a copy, in the first rows of `out`: memory that is in cache already."""
+        if self._plain is not None and not isinstance(rows, slice):
+            return np.take(self._plain, rows, axis=0, out=out[: len(rows)], mode="clip")
+        codes = np.ascontiguousarray(self._codes[rows])
+        return np.asarray(self.index.sa_decode(codes, out[: len(codes)]))
+
+    def _scanned(
+        self, queries: np.ndarray, width: int, first: int, last: int, inside: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The same of the range, or of its rows where `inside`, bool [last - first], is true, by FAISS's scan of the codes."""
+        selector: Any = None
+        count = last - first
+        if inside is not None:
+            bits = np.zeros((self.rows + 7) // 8 * 8, bool)
+            bits[first:last] = inside
+            packed = np.packbits(bits, bitorder="little")
+            selector = faiss.IDSelectorBitmap(len(packed), faiss.swig_ptr(packed))
+            count = int(np.count_nonzero(inside))
+        elif count < self.rows:
+            selector = faiss.IDSelectorRange(first, last)
+        params = None if selector is None else faiss.SearchParameters(sel=selector)  # type: ignore[call-arg]
+        return faiss_search(self.index, queries, min(width, count), params)
 
 
 @functools.cache
-def many_queries(dim: int, threads: int, plain: bool) -> int:
-    """From how many queries on a matrix product is faster than a scan a query, by this process's threads: 2 to 32.
-
-    plain: the vectors are float32; others are decoded for the product.
-    """
+def many_queries(dim: int, threads: int, half: bool) -> int:
+    """From how many queries on decoding and a matrix product are faster than FAISS's scan of the codes a query, by this process's
+    threads: 2 to 32; half: fp16, else int8."""
     del threads  # FAISS's setting; it tells apart what was measured
     rng = np.random.default_rng(0)
-    store: Any = (STORES["fp32"] if plain else STORES["fp16"])(dim)
-    store.add(rng.standard_normal((BLOCK_ROWS, dim), dtype=np.float32))
-    codes = None if plain else faiss.rev_swig_ptr(store.codes.data(), store.codes.size()).reshape(BLOCK_ROWS, -1)
+    index: Any = STORES["fp16" if half else "int8"](dim)
+    vectors = rng.standard_normal((BLOCK_ROWS, dim), dtype=np.float32)
+    index.train(vectors)
+    index.add(vectors)
+    codes = faiss.rev_swig_ptr(index.codes.data(), index.codes.size()).reshape(BLOCK_ROWS, -1)
     queries = rng.standard_normal((MOST_QUERIES, dim), dtype=np.float32)
 
     def product(n: int) -> None:
-        if codes is None:
-            faiss_search(store, queries[:n], 10, None)
-        else:
-            faiss.knn(queries[:n], store.sa_decode(codes), 10, faiss.METRIC_INNER_PRODUCT)
+        for start in range(0, BLOCK_ROWS, block_rows(n)):
+            np.dot(index.sa_decode(codes[start : start + block_rows(n)]), queries[:n].T)
 
-    before = faiss.cvar.distance_compute_blas_threshold
-    try:
-        faiss.cvar.distance_compute_blas_threshold = 1 << 30
-        scan = _fastest(lambda: faiss_search(store, queries[:1], 10, None))
-        faiss.cvar.distance_compute_blas_threshold = 1
-        counts = (n for n in (2, 3, 4, 6, 8, 12, 16, 24) if _fastest(functools.partial(product, n)) < n * scan)
-        return next(counts, MOST_QUERIES)
-    finally:
-        faiss.cvar.distance_compute_blas_threshold = before
+    scan = _fastest(lambda: faiss_search(index, queries[:1], 10, None))
+    counts = (n for n in (2, 3, 4, 6, 8, 12, 16, 24) if _fastest(functools.partial(product, n)) < n * scan)
+    return next(counts, MOST_QUERIES)
 
 
 def _fastest(call: Callable[[], object]) -> float:
@@ -186,3 +248,13 @@ def faiss_search(index: Any, queries: np.ndarray, k: int, params: Any) -> tuple[
     scores, rows = np.empty((len(asked), k), np.float32), np.empty((len(asked), k), np.int64)
     index.search_c(len(asked), faiss.swig_ptr(asked), k, faiss.swig_ptr(scores), faiss.swig_ptr(rows), params)
     return scores, rows
+
+
+def read_faiss(file: Path) -> faiss.Index:
+    """A FAISS file, mapped. No vector in it may claim to be longer than the file.
+
+    (Nor than the table of distances that FAISS counts on for product codes, 16 floats for each cell and pair of dimensions, though
+    inner products need none: a cell's centre alone, D floats, is in the file, so that is 8 times the file at most.)
+    """
+    faiss.set_deserialization_vector_byte_limit(8 * file.stat().st_size + 1024)
+    return faiss.read_index(str(file), faiss.IO_FLAG_MMAP_IFC)

@@ -50,7 +50,11 @@ def flat_rows(sizes: Sizes, root: Path) -> tuple[list[Row], dict[str, Any]]:
         "read max": lambda: vectors.max(),
         "read product": lambda: vectors @ queries[0],
     }
-    found |= in_turns({"1": lambda: shard.search(queries[:1], AT), **reads}, sizes.repeats)
+    for (
+        name,
+        reading,
+    ) in reads.items():  # one search after each way of reading, so that all find the caches as the other left them
+        found |= in_turns({f"1 after {name}": lambda: shard.search(queries[:1], AT), name: reading}, sizes.repeats)
     for n in (32, 256):
         asked, scores = queries[:n], np.empty((n, len(vectors)), np.float32)
 
@@ -72,14 +76,14 @@ def flat_rows(sizes: Sizes, root: Path) -> tuple[list[Row], dict[str, Any]]:
         if n == 32:
             calls["32 filtered"] = partial(shard.search, asked, AT, tenth)
         found |= in_turns(calls, sizes.repeats)
-    read = min(found[name] for name in reads)
+    fastest = min(reads, key=found.__getitem__)
     return [
-        Row("flat_1_over_bandwidth", found["1"] / read, "ratio", 1.3, "lower"),
+        Row("flat_1_over_bandwidth", found[f"1 after {fastest}"] / found[fastest], "ratio", 1.3, "lower"),
         Row("flat_32_over_gemm", found["32"] / found["32 product"], "ratio", 1.5, "lower"),
         Row("flat_256_over_gemm", found["256"] / found["256 product"], "ratio", 1.5, "lower"),
         Row("flat_32_speedup_over_faiss", found["32 faiss"] / found["32"], "ratio", 4, "higher"),
         Row("filter_10pct_over_unfiltered", found["32 filtered"] / found["32"], "ratio", 0.25, "lower"),
-    ], {"seconds": found, "faiss_threshold": default, "gb_per_s": vectors.nbytes / read / 1e9}
+    ], {"seconds": found, "faiss_threshold": default, "gb_per_s": vectors.nbytes / found[fastest] / 1e9}
 
 
 PARTS: dict[str, Callable[[Sizes, Path], tuple[list[Row], dict[str, Any]]]] = {

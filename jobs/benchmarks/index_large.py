@@ -17,7 +17,7 @@ import numpy as np
 
 from fashion_dml.index.candidates import open_files, sample_rows, train
 from fashion_dml.index.choose import exact, tune
-from fashion_dml.index.manifest import CANDIDATES, VECTORS, shard_name, version_dir
+from fashion_dml.index.manifest import shard_name, version_dir
 from fashion_dml.index.segment import SegmentWriter
 from fashion_dml.index.shard import Shard
 from fashion_dml.storage import Location
@@ -68,7 +68,7 @@ def large_rows(sizes: Large, root: Path) -> tuple[list[Row], dict[str, Any]]:
     written, seconds = build(place, sizes.rows)
     peak = resident("VmHWM")
     size = {f.name: f.stat().st_size for f in place.iterdir()}
-    store, candidates = open_files(KIND, place / VECTORS, place / CANDIDATES, threads=os.cpu_count() or 1)
+    store, candidates = open_files(KIND, {f.name: f for f in place.iterdir()}, threads=os.cpu_count() or 1)
     assert candidates is not None
     began = time.perf_counter()
     effort, _, _ = tune(store, candidates, RECALL, queries=sizes.queries)

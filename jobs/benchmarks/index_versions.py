@@ -14,7 +14,7 @@ import numpy as np
 
 from fashion_dml.index.candidates import open_files, sample_rows, train
 from fashion_dml.index.choose import tune
-from fashion_dml.index.manifest import CANDIDATES, KIND, VECTORS, Effort, activate, shard_name, version_dir
+from fashion_dml.index.manifest import KIND, Effort, activate, shard_name, version_dir
 from fashion_dml.index.segment import SegmentWriter, write_segment
 from fashion_dml.index.shard import Shard
 from fashion_dml.storage import Location, write_manifest
@@ -78,7 +78,7 @@ def write_version(root: Path, vectors: np.ndarray, *, kind: str = "flat", store:
     faiss.omp_set_num_threads(1)
     effort = Effort(0, 0)
     if kind != "flat":
-        opened, candidates = open_files(kind, place / VECTORS, place / CANDIDATES, threads=1)
+        opened, candidates = open_files(kind, {f.name: f for f in place.iterdir()}, threads=1)
         assert candidates is not None
         effort, _, _ = tune(opened, candidates, RECALL)
     publish(index, version, written, kind=kind, store=store, effort=effort)

@@ -29,7 +29,7 @@ def test_counts(index: Location):
     assert manifest.products == len({*Catalogue.random(60, 8, 1).product_ids})
 
 
-@pytest.mark.parametrize("name", ["vectors.faiss", "items.arrow"])
+@pytest.mark.parametrize("name", ["vectors.faiss", "vectors.bin", "items.arrow"])
 def test_an_altered_file_is_refused(index: Location, name: str):
     file = Path(index.path) / "versions" / "v1" / "shard-00001" / name
     data = bytearray(file.read_bytes())

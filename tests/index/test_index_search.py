@@ -72,7 +72,7 @@ def test_fp16_is_close_and_half_the_size(tmp_path: Path, catalogue: Catalogue):
     index = Location.of(tmp_path)
     catalogue.write(index, "full")
     catalogue.write(index, "half", store="fp16")
-    sizes = {v: (tmp_path / "versions" / v / "shard-00000" / "vectors.faiss").stat().st_size for v in ("full", "half")}
+    sizes = {v: (tmp_path / "versions" / v / "shard-00000" / "vectors.bin").stat().st_size for v in ("full", "half")}
     assert sizes["half"] < 0.52 * sizes["full"]
     shard = Shard.open(index, "half", 0)
     recall = 0
@@ -92,7 +92,7 @@ def test_many_queries_in_small_blocks_answer_as_one_by_one(tmp_path: Path, catal
     catalogue.write(index, "v1", store=store)
     shard = Shard.open(index, "v1", 0)
     single = [shard.search(catalogue.vectors[i : i + 1], 7, where) for i in range(40)]
-    monkeypatch.setattr(store_module, "BLOCK_ROWS", 50)
+    monkeypatch.setattr(store_module, "block_rows", lambda queries: 50)
     whole = shard.search(catalogue.vectors[:40], 7, where)
     assert np.array_equal(whole.rows, np.concatenate([hits.rows for hits in single]))
     assert np.array_equal(whole.scores, np.concatenate([hits.scores for hits in single]))

@@ -35,4 +35,4 @@ def test_rows(tmp_path: Path, part: str):
 def test_large_rows(tmp_path: Path):
     rows, details = large_rows(Large(rows=70_000, queries=20), tmp_path)
     assert next(r for r in rows if r.name == "large_recall_at_10").value >= 0.85
-    assert details["bytes"]["vectors.faiss"] >= 70_000 * 128 * 2
+    assert details["bytes"]["vectors.bin"] >= 70_000 * 128 * 2

@@ -53,7 +53,7 @@ def test_an_interrupted_build_goes_on(settings, built, index):
         half = build(other)
         place = Path(index.path) / "versions" / half["version"]
         listed = json.loads((place / "manifest.json").read_text())
-        kept = (place / "shard-00000" / "vectors.faiss").stat().st_ino
+        kept = (place / "shard-00000" / "vectors.bin").stat().st_ino
         receipt = {
             "files": {k: v for k, v in listed["files"].items() if k.startswith("shard-00000")},
             "items": listed["shards"][0], "products": 9,
@@ -64,7 +64,7 @@ def test_an_interrupted_build_goes_on(settings, built, index):
         (place / "receipts" / "shard-00000.json").write_text(json.dumps(receipt))
         again = build(other)
         assert (again["version"], again["built"]) == (half["version"], True)
-        assert (place / "shard-00000" / "vectors.faiss").stat().st_ino == kept
+        assert (place / "shard-00000" / "vectors.bin").stat().st_ino == kept
         assert load(index, half["version"]).files == listed["files"]
         assert {built["version"], half["version"]} <= set(versions(index))
     finally:
