@@ -5,7 +5,6 @@ Each leaves a receipt in the version that is being built, so that an interrupted
 
 from __future__ import annotations
 
-import io
 import os
 import shutil
 import tempfile
@@ -19,23 +18,21 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import ray
-from PIL import Image
 
 from fashion_dml.config import Index
-from fashion_dml.data.decode import to_rgb
 from fashion_dml.data.schema import Part
+from fashion_dml.data.thumbnail import thumbnail
 from fashion_dml.index import manifest as versions
 from fashion_dml.index.candidates import Trained, open_files, sample_rows, train
 from fashion_dml.index.catalog import Catalog
 from fashion_dml.index.changes import matrix
 from fashion_dml.index.choose import choose, tune
 from fashion_dml.index.live import owner
-from fashion_dml.index.manifest import CANDIDATES, CODES, VECTORS
-from fashion_dml.index.segment import SegmentWriter
+from fashion_dml.index.manifest import CANDIDATES, CODES, ITEMS, VECTORS
+from fashion_dml.index.segment import SegmentWriter, product_numbers
 from fashion_dml.index.shard import EXACT_ROWS
 from fashion_dml.storage import Location, UserError
 
-THUMBNAIL_QUALITY = 85
 TRAINED = "trained"
 
 
@@ -57,17 +54,6 @@ class ShardTask:
     settings: Index
     catalog: str = ""
     upto: int = 0
-
-
-def thumbnail(data: bytes, width: int, height: int, side: int) -> bytes:
-    """A JPEG whose longest side is at most `side` pixels; an image that is small enough is kept as it is."""
-    if max(width, height) <= side:
-        return data
-    image = to_rgb(data)
-    image.thumbnail((side, side), Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=THUMBNAIL_QUALITY)
-    return buffer.getvalue()
 
 
 def row_groups(task: ShardTask, part: Part) -> Iterator[tuple[pa.Table, np.ndarray]]:
@@ -185,9 +171,11 @@ def train_task(index: str, tasks: list[ShardTask]) -> dict[str, Any]:
         if kind == "auto":
             kind = "flat"
             if rows > EXACT_ROWS:  # fewer are scanned whatever the kind
-                found = choose(_sample(tasks, s.sample), store=s.store, rows=rows, memory_bytes=s.memory_bytes, recall=s.recall)
+                found = choose(
+                    *_sample(tasks, s.sample), store=s.store, rows=rows, memory_bytes=s.memory_bytes, recall=s.recall
+                )
                 kind, choice = found.kind, found.as_json()
-        trained = train(kind, s.store, tasks[0].dim, rows, _sample(tasks, sample_rows(kind, s.store, rows)))
+        trained = train(kind, s.store, tasks[0].dim, rows, _sample(tasks, sample_rows(kind, s.store, rows))[0])
         trained.write(draft)
         return {"kind": kind, "choice": choice}
 
@@ -213,10 +201,10 @@ def tune_task(index: str, task: ShardTask, kind: str) -> dict[str, Any]:
 
     def write(draft: Path) -> dict[str, Any]:
         place = versions.version_dir(Location.of(index), task.version) / versions.shard_name(task.shard)
-        files = {name: (place / name).local_file() for name in (VECTORS, CODES, CANDIDATES)}
+        files = {name: (place / name).local_file() for name in (VECTORS, CODES, CANDIDATES, ITEMS)}
         store, candidates = open_files(kind, files, threads=1)
         assert candidates is not None
-        effort, recall, points = tune(store, candidates, task.settings.recall)
+        effort, recall, points = tune(store, candidates, task.settings.recall, product_numbers(files[ITEMS]))
         return {"effort": asdict(effort), "recall": recall, "points": [asdict(p) for p in points]}
 
     return _filed(index, task.version, "tuned", write)
@@ -227,22 +215,28 @@ def _rows(task: ShardTask, part: Part) -> int:
         return int(pq.ParquetFile(stream).metadata.num_rows)
 
 
-def _sample(tasks: list[ShardTask], count: int) -> np.ndarray:
-    """About `count` vectors of all shards in random order, float32 [n, D]: whole row groups, drawn with a fixed seed."""
+def _sample(tasks: list[ShardTask], count: int) -> tuple[np.ndarray, np.ndarray]:
+    """About `count` vectors of all shards in random order, float32 [n, D], and numbers of their products [n]: whole row groups,
+    drawn with a fixed seed."""
     if count == 0:
-        return np.empty((0, tasks[0].dim), np.float32)
+        return np.empty((0, tasks[0].dim), np.float32), np.empty(0, np.int64)
     rng = np.random.default_rng(0)
     places = []
     for task, part in [(t, part) for t in tasks for part in t.parts]:
         with (Location.of(task.embeddings) / part.relative).open_input() as stream:
             places += [(task, part, g) for g in range(pq.ParquetFile(stream).num_row_groups)]
     found: list[np.ndarray] = []
+    numbers: dict[str, int] = {}
+    products: list[int] = []
     for at in rng.permutation(len(places)):
         task, part, group = places[at]
         with (Location.of(task.embeddings) / part.relative).open_input() as stream:
             column = pq.ParquetFile(stream).read_row_group(group, columns=["embedding"])["embedding"]
+        with (Location.of(task.dataset) / "images" / part.relative).open_input() as stream:
+            names = pq.ParquetFile(stream).read_row_group(group, columns=["product_id"])["product_id"].to_pylist()
         found.append(column.combine_chunks().flatten().to_numpy().reshape(-1, task.dim))
-        if sum(map(len, found)) >= count:
+        products += [numbers.setdefault(name, len(numbers)) for name in names]
+        if len(products) >= count:
             break
-    vectors = np.concatenate(found)
-    return np.ascontiguousarray(vectors[rng.permutation(len(vectors))[:count]], np.float32)
+    chosen = rng.permutation(len(products))[:count]
+    return np.ascontiguousarray(np.concatenate(found)[chosen], np.float32), np.array(products)[chosen]

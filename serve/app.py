@@ -21,11 +21,13 @@ from fashion_dml.config import JobSettings, Serve, read_config, validate
 from fashion_dml.index.manifest import IndexManifest, index_root, require_current
 from fashion_dml.storage import Location, UserError, require_manifest
 from serve.api import create_api
+from serve.auth import Tokens
+from serve.catalogue import LiveCatalogue
 from serve.encoder import EncoderDeployment
 from serve.service import ModelInput, SearchService
 from serve.shards import shard_actors
 
-APPLICATION = "search"
+APPLICATION, CATALOG = "search", "catalog"
 
 
 class ServiceSettings(JobSettings):
@@ -39,11 +41,15 @@ class ServiceSettings(JobSettings):
 class SearchDeployment:
     """The ingress. Its shard actors belong to it, so they come and go with it."""
 
-    def __init__(self, manifest: IndexManifest, model: ModelInput, settings: Serve, encoder: DeploymentHandle) -> None:
-        self._service = SearchService(manifest, model, settings, encoder)
+    def __init__(
+        self, manifest: IndexManifest, model: ModelInput, settings: Serve, encoder: DeploymentHandle, catalog: str
+    ) -> None:
+        catalogue = LiveCatalogue(Location.of(catalog), manifest, settings.catalog_poll_s)
+        self._service = SearchService(manifest, model, settings, encoder, catalogue)
+        self._tokens = Tokens()
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        return create_api(self._service)
+        return create_api(self._service, self._tokens)
 
 
 def read_settings(args: dict[str, Any]) -> ServiceSettings:
@@ -85,8 +91,8 @@ def build(args: dict[str, Any]) -> Application:
         max_ongoing_requests=settings.max_ongoing,
         max_queued_requests=settings.max_queued,
         ray_actor_options={"num_cpus": settings.ingress_cpus},
-        deployment_actors=shard_actors(str(index_root(workspace)), index, settings),
-    ).bind(index, model, settings, encoder)
+        deployment_actors=shard_actors(str(index_root(workspace)), str(workspace / CATALOG), index, settings),
+    ).bind(index, model, settings, encoder, str(workspace / CATALOG))
     return application
 
 

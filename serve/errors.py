@@ -18,15 +18,16 @@ class Refusal(Exception):
     """A request that can't be answered. `limit` is the bound that was crossed, if it is one number or name."""
 
     def __init__(
-        self, status: int, code: str, message: str, *, limit: float | str | None = None, retry_after_s: int = 0
-    ) -> None:
+        self, status: int, code: str, message: str, *, limit: float | str | None = None, retry_after_s: int = 0,
+        headers: dict[str, str] | None = None,
+    ) -> None:  # fmt: skip
         super().__init__(message)
-        self.status, self.code, self.message, self.limit, self.retry_after_s = status, code, message, limit, retry_after_s
+        self.status, self.code, self.message, self.limit = status, code, message, limit
+        self.headers = {**(headers or {}), **({"Retry-After": str(retry_after_s)} if retry_after_s else {})}
 
     def response(self) -> JSONResponse:
         error = {"code": self.code, "message": self.message} | ({} if self.limit is None else {"limit": self.limit})
-        headers = {"Retry-After": str(self.retry_after_s)} if self.retry_after_s else None
-        return JSONResponse({"error": error}, self.status, headers)
+        return JSONResponse({"error": error}, self.status, self.headers)
 
 
 def install(app: FastAPI) -> None:

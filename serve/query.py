@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 from collections.abc import AsyncGenerator
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from fastapi import Request
 from PIL import Image
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from fashion_dml.data.decode import UnreadableImage, letterbox, to_rgb
+from fashion_dml.data.thumbnail import jpeg
 from serve import limits
+from serve.changes import decoded
 from serve.errors import Refusal
 from serve.schema import JsonSearch, SearchOptions, refusal
 
 Crop = tuple[float, float, float, float]
+Fields = TypeVar("Fields", bound=BaseModel)
 Query = bytes | np.ndarray | str
 """An encoded image, a unit vector float32 [D], or an item_id."""
 
@@ -44,6 +45,17 @@ async def read_body(request: Request) -> bytes:
         slow = limits.BODY_SECONDS
         raise Refusal(408, "body_too_slow", f"The body took more than {slow:g} seconds to arrive.", limit=slow) from error
     return b"".join(parts)
+
+
+async def parse_json(request: Request, kind: type[Fields]) -> Fields:
+    """A JSON body of these fields. Raises Refusal."""
+    sent = request.headers.get("content-type", "").split(";")[0].strip().lower()
+    if sent != "application/json":
+        raise Refusal(415, "bad_content_type", f"The content type {sent[:60]!r} can't be read; send application/json.")
+    try:
+        return kind.model_validate_json(await read_body(request))
+    except ValidationError as error:
+        raise refusal(error, kind.model_fields) from error
 
 
 async def parse(request: Request, dim: int) -> tuple[Query, SearchOptions]:
@@ -71,10 +83,7 @@ def _json_query(asked: JsonSearch, dim: int) -> Query:
         return check_item_id(asked.item_id)
     if asked.vector is not None:
         return unit_vector(asked.vector, dim)
-    try:
-        return base64.b64decode(asked.image_base64 or "", validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise Refusal(422, "bad_base64", "image_base64 is not base64 of the standard alphabet with padding.") from error
+    return decoded(asked.image_base64 or "")
 
 
 def _query_string(request: Request) -> SearchOptions:
@@ -83,10 +92,14 @@ def _query_string(request: Request) -> SearchOptions:
     for name, value in request.query_params.multi_items():
         if name == "vertical":
             given.setdefault("verticals", []).append(value)
-        elif name in given or name == "verticals":
+        elif name == "attribute":
+            column, _, wanted = value.partition("=")
+            given.setdefault("attributes", {}).setdefault(column, []).append(wanted)
+        elif name in given or name in ("verticals", "attributes"):
             raise Refusal(
-                422, "bad_field", f"{name[:60]} can't be given like this; give `vertical` as often as needed, the others once."
-            )
+                422, "bad_field",
+                f"{name[:60]} can't be given like this; give `vertical` and `attribute` as often as needed, the others once.",
+            )  # fmt: skip
         else:
             given[name] = value.split(",") if name == "crop" else value
     return SearchOptions.model_validate(given)
@@ -144,8 +157,26 @@ def unit_vector(values: list[float], dim: int) -> np.ndarray:
 
 def pixels(data: bytes, crop: Crop | None, height: int, width: int) -> np.ndarray:
     """An encoded image, or its part, to the model's input exactly as in training: uint8 [height, width, 3]. Raises Refusal."""
+    image = _opened(data)
+    if crop is not None:
+        left, top = int(crop[0] * image.width), int(crop[1] * image.height)
+        right, bottom = max(left + 1, round(crop[2] * image.width)), max(top + 1, round(crop[3] * image.height))
+        image = image.crop(
+            (min(left, image.width - 1), min(top, image.height - 1), min(right, image.width), min(bottom, image.height))
+        )
+    return letterbox(image, height, width)
+
+
+def pixels_and_thumbnail(data: bytes, height: int, width: int, side: int) -> tuple[np.ndarray, bytes]:
+    """An encoded image to the model's input, uint8 [height, width, 3], and a JPEG of at most `side` pixels, written anew. Raises
+    Refusal."""
+    image = _opened(data)
+    return letterbox(image, height, width), jpeg(image, side)
+
+
+def _opened(data: bytes) -> Image.Image:
     try:
-        image = to_rgb(data)
+        return to_rgb(data)
     except UnreadableImage as error:
         if isinstance(error.__cause__, Image.DecompressionBombError):  # so large that Pillow itself refused the header
             error = UnreadableImage(f"the image has more than {limits.PIXELS:,} pixels")
@@ -154,10 +185,3 @@ def pixels(data: bytes, crop: Crop | None, height: int, width: int) -> np.ndarra
         raise Refusal(
             422, "image_too_large" if too_large else "bad_image", f"The image can't be used: {error}.", limit=limit
         ) from error
-    if crop is not None:
-        left, top = int(crop[0] * image.width), int(crop[1] * image.height)
-        right, bottom = max(left + 1, round(crop[2] * image.width)), max(top + 1, round(crop[3] * image.height))
-        image = image.crop(
-            (min(left, image.width - 1), min(top, image.height - 1), min(right, image.width), min(bottom, image.height))
-        )
-    return letterbox(image, height, width)

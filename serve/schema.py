@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from serve.errors import Refusal
-from serve.limits import K_DEFAULT, K_MOST, VECTOR_MOST, VERTICALS_MOST
+from serve.limits import ATTRIBUTES_MOST, K_DEFAULT, K_MOST, VALUES_MOST, VECTOR_MOST, VERTICALS_MOST
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 QUERIES = ("image_base64", "vector", "item_id")
@@ -20,11 +21,20 @@ class SearchOptions(BaseModel):
 
     k: Annotated[int, Field(ge=1, le=K_MOST)] = Field(K_DEFAULT, description="how many results")
     verticals: list[str] = Field([], max_length=VERTICALS_MOST, description="only items of these verticals; empty: all")
+    attributes: dict[str, Annotated[list[str], Field(min_length=1, max_length=VALUES_MOST)]] = Field(
+        {}, max_length=ATTRIBUTES_MOST,
+        description="{column: values}: only items known to have one of the values, of every column",
+    )  # fmt: skip
     group_by: Literal["product"] | None = Field(None, description="product: at most one item of each product")
     crop: tuple[Fraction, Fraction, Fraction, Fraction] | None = Field(
         None, description="x0, y0, x1, y1 of the part of the upright image to search by, as fractions of its width and height"
     )
     min_coverage: Fraction = Field(0.0, description="refuse with 503 when a smaller share of the index answers")
+
+    catalog_at_least: Annotated[int, Field(ge=0)] = Field(
+        0,
+        description="a commit of the catalogue that the search must see, as a change's reply names it; 0: what the service knows",
+    )
 
     @model_validator(mode="after")
     def _box(self) -> SearchOptions:
@@ -78,6 +88,7 @@ class SearchReply(BaseModel):
     k: int
     model: str = Field(description="first 12 digits of the sha256 of the model's weights")
     index: str = Field(description="version of the index")
+    catalog: int = Field(description="commit of the live catalogue that the answer is of")
     coverage: float = Field(description="share of the index's items that were searched")
     milliseconds: Milliseconds
 
@@ -96,6 +107,10 @@ class IndexReply(BaseModel):
     products: int
     kind: str
     shards: int
+    catalog: int = Field(
+        description="newest commit of the live catalogue that searches see; items and products are the index's own"
+    )
+    attributes: dict[str, list[str]] = Field(description="what searches may filter by: {column: values}")
     verticals: list[VerticalCounts]
 
 
@@ -109,8 +124,8 @@ class ErrorReply(BaseModel):
     error: Problem
 
 
-def refusal(error: ValidationError) -> Refusal:
-    """One sentence on the first field that is wrong."""
+def refusal(error: ValidationError, known: Iterable[str] = ()) -> Refusal:
+    """One sentence on the first field that is wrong; known: fields of the body, where it isn't a search's."""
     first = error.errors(include_url=False)[0]
     where = ".".join(str(part) for part in first["loc"])
     value = repr(first.get("input"))
@@ -120,7 +135,7 @@ def refusal(error: ValidationError) -> Refusal:
         return Refusal(422, "bad_json", f"The body is not JSON: {message.removeprefix('Invalid JSON: ')}.")
     if first["type"] == "extra_forbidden":
         return Refusal(
-            422, "unknown_field", f"There is no field {where[:60]!r}; known are {', '.join(JsonSearch.model_fields)}."
+            422, "unknown_field", f"There is no field {where[:60]!r}; known are {', '.join(known or JsonSearch.model_fields)}."
         )
     if where == "k":
         return Refusal(

@@ -10,6 +10,8 @@ import numpy as np
 import ray
 
 from fashion_dml.index.filters import Filter
+from fashion_dml.index.follow import Follower
+from fashion_dml.index.live import Item, LiveShard
 from fashion_dml.index.merge import Found
 from fashion_dml.index.shard import Shard
 from fashion_dml.storage import Location
@@ -17,31 +19,30 @@ from fashion_dml.storage import Location
 
 @ray.remote
 class ShardActor:
-    """One shard of one index version; it loads from storage whenever Serve creates it again."""
+    """One shard of one index version and the catalogue's changes since; it loads from storage whenever Serve creates it again.
 
-    def __init__(self, index: str, version: str, shard: int, threads: int, gpu: bool) -> None:
+    `at` is the commit after which the catalogue is looked at; the log is read up to it first.
+    """
+
+    def __init__(self, index: str, version: str, shard: int, shards: int, catalog: str, threads: int, gpu: bool) -> None:
         self._version, self._number = version, shard
-        self._shard = Shard.open(Location.of(index), version, shard, threads=threads, gpu=gpu)
+        opened = Shard.open(Location.of(index), version, shard, threads=threads, gpu=gpu)
+        self._live = LiveShard(opened, shard, shards)
+        self._follower = Follower(self._live, Location.of(catalog))
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self, at: int) -> dict[str, Any]:
         """What this process holds."""
         return {
-            "version": self._version, "shard": self._number, "rows": self._shard.rows, "pid": os.getpid(),
-            "imports_torch": "torch" in sys.modules,
+            "version": self._version, "shard": self._number, "rows": self._live.base.rows, "pid": os.getpid(),
+            "imports_torch": "torch" in sys.modules, "at": self._follower.reach(at), "changed": self._live.changed,
+            "unusable": self._follower.unusable, "verticals": sorted(self._live.base.verticals),
         }  # fmt: skip
 
-    def find(self, queries: np.ndarray, k: int, where: Filter, group_by_product: bool) -> list[Found]:
-        """The neighbours of each query, float32 [Q, D], in this shard."""
-        return self._shard.find(queries, k, where, group_by_product)
+    def find(self, queries: np.ndarray, k: int, where: Filter, group_by_product: bool, at: int) -> tuple[list[Found], int]:
+        """(the neighbours of each query, float32 [Q, D], in this shard, the commit they are of)."""
+        reached = self._follower.reach(at)
+        return self._live.find(queries, k, where, group_by_product, reached), reached
 
-    def item(self, item_id: str) -> tuple[Found, np.ndarray] | None:
-        """What is known of an item and its vector, float32 [D]; None if this shard doesn't hold it."""
-        row = self._shard.row_of(item_id)
-        if row < 0:
-            return None
-        return self._shard.items(np.array([row]), np.ones(1, np.float32)), self._shard.vector(row)
-
-    def thumbnail(self, item_id: str) -> bytes | None:
-        """The item's JPEG; None if this shard doesn't hold it."""
-        row = self._shard.row_of(item_id)
-        return None if row < 0 else self._shard.thumbnail(row)
+    def item(self, item_id: str, at: int) -> Item | None:
+        """What is known of an item; None if this shard doesn't hold it."""
+        return self._live.item(item_id, self._follower.reach(at))

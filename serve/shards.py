@@ -20,6 +20,7 @@ from ray.exceptions import RayActorError
 from ray.serve.config import DeploymentActorConfig
 
 from fashion_dml.config import Serve
+from fashion_dml.index.follow import Behind
 from fashion_dml.index.manifest import IndexManifest
 from serve.shard_actor import ShardActor
 
@@ -31,13 +32,21 @@ def actor_name(shard: int, replica: int) -> str:
     return f"shard-{shard:05d}-replica-{replica}"
 
 
-def shard_actors(index: str, manifest: IndexManifest, settings: Serve) -> list[DeploymentActorConfig]:
+def shard_actors(index: str, catalog: str, manifest: IndexManifest, settings: Serve) -> list[DeploymentActorConfig]:
     """Shards x replicas, spread over the nodes."""
     return [
         DeploymentActorConfig(
             name=actor_name(shard, replica),
             actor_class=ShardActor,
-            init_args=(index, manifest.version, shard, settings.shard_threads, settings.shard_gpus > 0),
+            init_args=(
+                index,
+                manifest.version,
+                shard,
+                len(manifest.shards),
+                catalog,
+                settings.shard_threads,
+                settings.shard_gpus > 0,
+            ),
             actor_options={
                 "num_cpus": settings.shard_cpus,
                 "num_gpus": settings.shard_gpus,
@@ -117,6 +126,10 @@ class ShardPool:
             except RayActorError:
                 self._lost(name)
                 continue
+            except Behind as error:  # another replica may have read what this one can't
+                logger.error("%s can't follow the catalogue: %s", name, error)
+                self._failed[name] = time.monotonic()
+                raise ReplicaGone(name) from error
             self._handles[name] = live
             self._failed.pop(name, None)
             return (answer,)

@@ -14,6 +14,7 @@ pytest_plugins = ["service_fixtures"]
 
 # Inherited by Serve's controller when Ray starts: a killed shard actor is noticed soon.
 os.environ["RAY_SERVE_DEPLOYMENT_ACTOR_HEALTH_CHECK_PERIOD_S"] = "1"
+os.environ["FASHION_DML_TOKEN"] = "a token for the tests only"
 
 
 @pytest.fixture(scope="session")

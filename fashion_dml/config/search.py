@@ -110,5 +110,9 @@ class Serve(Section):
     hedge_s: Annotated[float, Field(gt=0)] = Field(
         0.5, description="seconds after which a silent shard's other replica is asked too"
     )
+    catalog_poll_s: Annotated[float, Field(gt=0)] = Field(
+        1,
+        description="seconds after which an ingress replica looks for changes that others committed; its own it knows at once",
+    )
     max_ongoing: Positive = Field(64, description="requests an ingress replica works on at a time")
     max_queued: Positive = Field(256, description="requests that wait beyond those; more are answered 503")

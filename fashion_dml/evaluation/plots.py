@@ -146,21 +146,26 @@ def embedding_map(points: Mapping[str, Any], model: str) -> str:
 
 
 def effort_curves(points: Sequence[Mapping[str, Any]], goal: float) -> str:
-    """SVG of recall over milliseconds a query of kinds of an index; points: {"kind", "recall", "milliseconds"}; goal: the least recall."""
+    """SVG of recall over milliseconds a query of kinds of an index; points: {"kind", "recall", "milliseconds"}; goal: the least recall.
+
+    A kind's line joins the points that no faster one reaches the recall of; the others are dots.
+    """
     with matplotlib.rc_context({**STYLE, "svg.hashsalt": "effort"}):
         figure = Figure(figsize=(7.0, 3.6), layout="constrained")
         axes = figure.add_subplot()
         for number, kind in enumerate(dict.fromkeys(p["kind"] for p in points)):
             known = sorted((p["milliseconds"], 100 * p["recall"]) for p in points if p["kind"] == kind)
+            best = [at for i, at in enumerate(known) if all(at[1] > recall for _, recall in known[:i])]
+            axes.plot(*zip(*known, strict=True), ".", color=_colour(number), markersize=2, alpha=0.5)
             axes.plot(
-                *zip(*known, strict=True), MARKS[number % len(MARKS)] + "-", color=_colour(number), label=kind, markersize=4
+                *zip(*best, strict=True), MARKS[number % len(MARKS)] + "-", color=_colour(number), label=kind, markersize=4
             )
         axes.axhline(100 * goal, color=INK, linewidth=0.8, linestyle="--")
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter("{x:g}")  # matplotlib's own are formulas, which stay unset in STYLE
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_ylim(min([100 * goal, *(100 * p["recall"] for p in points)]) - 2, 101)
-        axes.set_xlabel("milliseconds a query, one thread")
+        axes.set_xlabel("milliseconds a query, asked 32 at a time")
         axes.set_ylabel("recall@10, %")
         _finish(figure, axes)
         return _svg(figure, "recall over latency of kinds of an index")

@@ -1,7 +1,11 @@
 """Which index suits a catalogue: each kind is built on a sample, its recall and latency are measured, and the choice is explained.
 
-Latency is that of one query at a time in this process's FAISS threads. Where the sample is smaller than a shard it is scaled: flat by
-the rows, ivf and ivf_pq by their square root (cells grow with it), hnsw by their logarithm.
+Time is that of a query of a batch of 32 in this process's threads: what a core can serve is what a catalogue's owner pays for. (One query
+at a time takes two to three times as long of ivf and ivf_pq; beside encoding a photo that is little.) Where the sample is smaller than a
+shard, each kind is built on a quarter of it too, and the time grows on as it grew from there.
+
+Queries are items whose products are not in the index: with a photo's own product there, or the photo itself, a search is easier than a
+customer's is.
 """
 
 from __future__ import annotations
@@ -9,19 +13,21 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from fashion_dml.index.candidates import GRAPH_LINKS, Candidates, train
+from fashion_dml.index.candidates import GRAPH_LINKS, Candidates, directions, train
 from fashion_dml.index.manifest import KINDS, Effort
 from fashion_dml.index.store import Store
 from fashion_dml.storage import UserError
 
 AT = 10  # recall@10
 MARGIN = 8  # candidates beyond k that are re-scored at least
-QUERIES = 200
+QUERIES, BATCH = 200, 32
+MOST_SAME = 64  # images of a query's product that don't count: more are searched for like others
+FINENESS = 4  # efforts measured from one to twice as much
 EXACT_PREFERRED = 1.1  # an approximate index that isn't faster by more isn't worth its recall
 BYTES = {"fp32": 4, "fp16": 2, "int8": 1}
 
@@ -48,43 +54,48 @@ class Choice:
         return {"kind": self.kind, "reasons": self.reasons, "points": [asdict(p) for p in self.points]}
 
 
-def resident_bytes(kind: str, store: str, dim: int) -> float:
-    """Bytes a row that searches touch all over, so that they should fit into memory. What only re-scoring reads may stay on disk."""
+def resident_bytes(kind: str, store: str, dim: int, held: int) -> float:
+    """Bytes a row that searches touch all over, so that they should fit into memory. What only re-scoring reads may stay on disk.
+
+    held: how many directions hold nearly all of the vectors' length (`candidates.directions`).
+    """
     vector = BYTES[store] * dim
-    return {"flat": vector, "ivf": vector + 8, "ivf_pq": dim / 4 + 8, "hnsw": vector + 4 * 2 * GRAPH_LINKS + 16}[kind]
-
-
-def _scale(kind: str, rows: int, sample: int) -> float:
-    if rows <= sample:
-        return 1.0
-    return {"flat": rows / sample, "hnsw": math.log(rows) / math.log(max(2, sample))}.get(kind, (rows / sample) ** 0.5)
+    return {"flat": vector, "ivf": vector + 8, "ivf_pq": held / 2 + 8, "hnsw": vector + 4 * 2 * GRAPH_LINKS + 16}[kind]
 
 
 def choose(
-    sample: np.ndarray, *, store: str, rows: int, memory_bytes: int, recall: float, kinds: Sequence[str] = KINDS
-) -> Choice:
+    sample: np.ndarray, products: np.ndarray, *, store: str, rows: int, memory_bytes: int, recall: float,
+    kinds: Sequence[str] = KINDS,
+) -> Choice:  # fmt: skip
     """The fastest kind for shards of `rows` rows that reaches the recall and fits into `memory_bytes` a shard.
 
-    sample: float32 [n, D] unit vectors, in random order; up to 200 of them serve as queries and aren't in the index.
-    Raises UserError if no kind fits, with what would.
+    sample: float32 [n, D] unit vectors, in random order; products: numbers of their products [n]. Items of up to 200 products serve
+    as queries and aren't in the index. Raises UserError if no kind fits, with what would.
     """
     held = min(QUERIES, len(sample) // 10)
     if held == 0:
         return Choice("flat", [], [f"flat: {len(sample)} items are too few for anything else"])
-    queries, base = sample[:held], np.ascontiguousarray(sample[held:])
+    _, first = np.unique(products, return_index=True)
+    asked = np.sort(first)[:held]
+    queries, base = sample[asked], np.ascontiguousarray(sample[~np.isin(products, products[asked])])
+    if len(base) < AT:
+        return Choice("flat", [], [f"flat: the items of {len(first)} products are too few for anything else"])
+    among = len(directions(base, base.shape[1]))
     points: list[Point] = []
     reasons: list[str] = []
     best: list[Point] = []
     for kind in kinds:
-        needed = resident_bytes(kind, store, sample.shape[1]) * rows
+        needed = resident_bytes(kind, store, sample.shape[1], among) * rows
         if needed > memory_bytes:
             reasons.append(f"{kind}: {needed / 2**20:,.0f} MiB a shard, more than the {memory_bytes / 2**20:,.0f} MiB allowed")
             continue
         try:
-            found = list(_measure(kind, store, base, queries, rows))
+            found = list(_measure(kind, store, base, queries))
+            scale = 1.0 if rows <= len(base) else (rows / len(base)) ** _growth(kind, store, base, queries, recall, found)
         except UserError as error:
             reasons.append(f"{kind}: {error}")
             continue
+        found = [replace(p, milliseconds=p.milliseconds * scale) for p in found]
         points += found
         enough = [p for p in found if p.recall >= recall]
         if not enough:
@@ -102,49 +113,64 @@ def choose(
     return Choice(fastest.kind, points, reasons)
 
 
-def _measure(kind: str, store: str, base: np.ndarray, queries: np.ndarray, rows: int) -> Iterator[Point]:
+def _growth(kind: str, store: str, base: np.ndarray, queries: np.ndarray, recall: float, found: Sequence[Point]) -> float:
+    """The power of the rows by which the time of the cheapest sufficient effort grew from a quarter of the sample on, 0 to 1."""
+    if kind == "flat":
+        return 1.0
+    small = cheapest(list(_measure(kind, store, base[: len(base) // 4], queries)), recall)
+    grown = cheapest(found, recall).milliseconds / max(small.milliseconds, 1e-9)
+    return min(1.0, max(0.0, math.log(max(grown, 1e-9)) / math.log(4)))
+
+
+def _measure(kind: str, store: str, base: np.ndarray, queries: np.ndarray) -> Iterator[Point]:
     trained = train(kind, store, base.shape[1], len(base), base)
     trained.store.add(base)
     opened = Store(trained.store)
-    scale = _scale(kind, rows, len(base))
     if trained.candidates is None:
         _, seconds = _answers(lambda q: opened.nearest(q, AT + MARGIN, [(0, opened.rows)])[0], opened, queries)
-        yield Point(kind, None, 1.0, 1000 * seconds * scale)
+        yield Point(kind, None, 1.0, 1000 * seconds)
         return
     trained.candidates.add(base)
-    truth = exact(opened, queries)
-    for point in curve(opened, Candidates(kind, trained.candidates, opened), queries, truth):
-        yield Point(kind, point.effort, point.recall, point.milliseconds * scale)
+    yield from curve(opened, Candidates(kind, trained.candidates, opened), queries, exact(opened, queries))
 
 
-def exact(store: Store, queries: np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:
-    """The AT best rows of each query, int64 [Q, AT]; `rows` int64 [Q]: the row that a query is itself, left out."""
-    found, _ = store.nearest(queries, AT + MARGIN, [(0, store.rows)])
-    if rows is not None:
-        found = np.where(found == rows[:, None], -1, found)
-    return _best(store, queries, found)
+def exact(store: Store, queries: np.ndarray, but: np.ndarray | None = None) -> np.ndarray:
+    """The AT best rows of each query, int64 [Q, AT], -1 for none; but: rows int64 [Q, E] that don't count, -1 for none."""
+    found, _ = store.nearest(queries, AT + MARGIN + (0 if but is None else but.shape[1]), [(0, store.rows)])
+    return _best(store, queries, _without(found, but))
+
+
+def _without(rows: np.ndarray, but: np.ndarray | None) -> np.ndarray:
+    """The rows [Q, C], -1 where they don't count."""
+    return rows if but is None else np.where((rows[:, :, None] == but[:, None]).any(axis=2), -1, rows)
 
 
 def curve(
-    store: Store, candidates: Candidates, queries: np.ndarray, truth: np.ndarray, rows: np.ndarray | None = None
+    store: Store, candidates: Candidates, queries: np.ndarray, truth: np.ndarray, but: np.ndarray | None = None
 ) -> Iterator[Point]:
     """Recall and latency by rising effort, until the recall no longer rises; arguments as in `exact`."""
     rescored = (AT + MARGIN, 50, 100, 200) if candidates.kind == "ivf_pq" else (AT + MARGIN,)
-    most = int(candidates.index.nlist) if candidates.kind != "hnsw" else 1024
+    most = candidates.most_probes
     for count in (c for c in rescored if c <= max(store.rows, AT + MARGIN)):
-        probes, last = 1 if candidates.kind != "hnsw" else 16, -1.0
-        while True:
-            effort = Effort(min(probes, most), count)
+        best: list[float] = []
+        for probes in _rising(1 if candidates.kind != "hnsw" else 16, most):
+            effort = Effort(probes, count)
 
             def near(q: np.ndarray, effort: Effort = effort) -> np.ndarray:
                 return candidates.nearest(q, effort.candidates, effort)
 
-            found, seconds = _answers(near, store, queries, rows)
+            found, seconds = _answers(near, store, queries, but)
             hits = np.mean([len(set(a) & set(b)) / max(1, len(set(b) - {-1})) for a, b in zip(found, truth, strict=True)])
             yield Point(candidates.kind, effort, float(hits), 1000 * seconds)
-            if probes >= most or (hits >= 0.999) or (hits > 0.9 and hits <= last):
+            best.append(max([*best[-1:], float(hits)]))
+            if hits >= 0.999 or (hits > 0.9 and best[-1] == best[-1 - FINENESS :][0] and len(best) > FINENESS):
                 break
-            probes, last = probes * 2, float(hits)
+
+
+def _rising(first: int, last: int) -> Iterator[int]:
+    """Whole numbers from first to last, FINENESS of them to each doubling."""
+    found = {min(last, round(first * 2 ** (i / FINENESS))) for i in range(FINENESS * last.bit_length() + 1)}
+    return iter(sorted(found))
 
 
 def cheapest(points: Sequence[Point], recall: float) -> Point:
@@ -154,17 +180,17 @@ def cheapest(points: Sequence[Point], recall: float) -> Point:
 
 
 def _answers(
-    near: Callable[[np.ndarray], np.ndarray], store: Store, queries: np.ndarray, rows: np.ndarray | None = None
+    near: Callable[[np.ndarray], np.ndarray], store: Store, queries: np.ndarray, but: np.ndarray | None = None
 ) -> tuple[list[np.ndarray], float]:
-    """(the AT best rows of each query, median seconds of a query), asked one by one."""
-    found, seconds = [], []
-    for i in range(len(queries)):
-        query = queries[i : i + 1]
+    """(the AT best rows of each query, median seconds of a query), asked BATCH at a time."""
+    found: list[np.ndarray] = []
+    seconds = []
+    for i in range(0, len(queries), BATCH):
+        asked = queries[i : i + BATCH]
         began = time.perf_counter()
-        proposed = near(query)
-        best = _best(store, query, proposed if rows is None else np.where(proposed == rows[i], -1, proposed))
-        seconds.append(time.perf_counter() - began)
-        found.append(best[0])
+        best = _best(store, asked, _without(near(asked), None if but is None else but[i : i + BATCH]))
+        seconds.append((time.perf_counter() - began) / len(asked))
+        found += list(best)
     return found, float(np.median(seconds))
 
 
@@ -176,11 +202,21 @@ def _best(store: Store, queries: np.ndarray, rows: np.ndarray) -> np.ndarray:
     return np.pad(best, ((0, 0), (0, AT - best.shape[1])), constant_values=-1)
 
 
-def tune(store: Store, candidates: Candidates, recall: float, *, queries: int = QUERIES) -> tuple[Effort, float, list[Point]]:
-    """(least effort that reaches the recall on a built shard, its recall, the curve); some of the shard's own rows are the queries."""
-    rows = np.random.default_rng(0).choice(store.rows, min(queries, store.rows), replace=False)
+def tune(
+    store: Store, candidates: Candidates, recall: float, products: np.ndarray, *, queries: int = QUERIES
+) -> tuple[Effort, float, list[Point]]:
+    """(least effort that reaches the recall on a built shard, its recall, the curve).
+
+    Some of the shard's rows are the queries; they and the others of their products don't count. products: numbers [N].
+    """
+    _, first = np.unique(products, return_index=True)
+    rows = np.random.default_rng(0).choice(first, min(queries, len(first)), replace=False)
+    same = [np.flatnonzero(products == products[row])[:MOST_SAME] for row in rows]
+    but = np.full((len(rows), max(map(len, same))), -1)
+    for i, found in enumerate(same):
+        but[i, : len(found)] = found
     asked = np.ascontiguousarray(store.vectors(rows))
-    points = list(curve(store, candidates, asked, exact(store, asked, rows), rows))
+    points = list(curve(store, candidates, asked, exact(store, asked, but), but))
     point = cheapest(points, recall)
     assert point.effort is not None
     return point.effort, point.recall, points

@@ -148,6 +148,10 @@ class LiveShard:
         self.base.verticals |= set(upserted["vertical"].unique().to_pylist())
         self.version = version
 
+    def passed(self, version: int) -> None:
+        """Commits up to this one that aren't applied hold no changes."""
+        self.version = max(self.version, version)
+
     def _alive_at(self, at: int) -> np.ndarray | None:
         if at == self.version or self._alive is None:
             return self._alive

@@ -31,6 +31,11 @@ def items_schema(attributes: int) -> pa.Schema:
     ])  # fmt: skip
 
 
+def product_numbers(items: Path) -> np.ndarray:
+    """Of an items file: the number of each row's product within the shard, int32 [N]."""
+    return np.asarray(pa.ipc.open_file(pa.memory_map(str(items))).read_all()["product"].to_numpy())
+
+
 def check_vectors(vectors: np.ndarray, dim: int, what: str) -> None:
     """Raises UserError unless `vectors` is float32 [N, dim] of finite unit vectors (to 1e-3)."""
     if vectors.dtype != np.float32 or vectors.ndim != 2 or vectors.shape[1] != dim:

@@ -86,6 +86,11 @@ def flat_rows(sizes: Sizes, root: Path) -> tuple[list[Row], dict[str, Any]]:
     ], {"seconds": found, "faiss_threshold": default, "gb_per_s": vectors.nbytes / found[fastest] / 1e9}
 
 
+def _large(sizes: Sizes, root: Path) -> tuple[list[Row], dict[str, Any]]:
+    del sizes
+    return large_rows(Large(), root)
+
+
 PARTS: dict[str, Callable[[Sizes, Path], tuple[list[Row], dict[str, Any]]]] = {
     "flat": flat_rows, "catalogue": catalogue_rows, "approximate": approximate_rows,
 }  # fmt: skip
@@ -96,28 +101,32 @@ def run_large(workspace: str) -> tuple[list[Row], dict[str, Any]]:
     place = Location.of(workspace)
     if place.is_local:  # there may be more room than in the system's temporary directory
         place.make_dir()
-    with tempfile.TemporaryDirectory(dir=place.path if place.is_local else None) as root:
-        return large_rows(Large(), Path(root))
+    return _in_process("large", place.path if place.is_local else None)
 
 
 def run(workspace: str) -> tuple[list[Row], dict[str, Any]]:
-    """All rows of `index`; each part in a fresh process of one thread, whose libraries read their threads when they start."""
+    """All rows of `index`."""
     rows: list[Row] = []
     details: dict[str, Any] = {}
     for name in PARTS:
-        command = [sys.executable, "-m", "jobs.benchmarks.index", name]
-        done = subprocess.run(command, env=os.environ | ONE_THREAD, stdout=subprocess.PIPE, text=True, check=True)
-        found = json.loads(done.stdout)
-        rows += [Row(**row) for row in found["rows"]]
-        details[name] = found["details"]
-        console.print(f"{name}: " + ", ".join(f"{r['name']} {r['value']:.3g} {r['unit']}" for r in found["rows"]))
+        found, details[name] = _in_process(name, None)
+        rows += found
+        console.print(f"{name}: " + ", ".join(f"{r.name} {r.value:.3g} {r.unit}" for r in found))
     return rows, details
 
 
+def _in_process(name: str, directory: str | None) -> tuple[list[Row], dict[str, Any]]:
+    """One part in a fresh process of one thread: libraries read their threads when they start."""
+    command = [sys.executable, "-m", "jobs.benchmarks.index", name, *([directory] if directory else [])]
+    done = subprocess.run(command, env=os.environ | ONE_THREAD, stdout=subprocess.PIPE, text=True, check=True)
+    found = json.loads(done.stdout)
+    return [Row(**row) for row in found["rows"]], found["details"]
+
+
 def main() -> None:
-    """One part, as JSON on stdout."""
-    with tempfile.TemporaryDirectory() as root:
-        rows, details = PARTS[sys.argv[1]](Sizes(), Path(root))
+    """One part, as JSON on stdout; a second argument is the directory for its files."""
+    with tempfile.TemporaryDirectory(dir=sys.argv[2] if len(sys.argv) > 2 else None) as root:
+        rows, details = {**PARTS, "large": _large}[sys.argv[1]](Sizes(), Path(root))
     print(json.dumps({"rows": [asdict(row) for row in rows], "details": details}))
 
 

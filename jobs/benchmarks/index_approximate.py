@@ -16,7 +16,7 @@ import numpy as np
 
 from fashion_dml.index.choose import choose
 from jobs.benchmarks import Row
-from jobs.benchmarks.index_versions import AT, DIM, RECALL, Sizes, embeddings, write_version
+from jobs.benchmarks.index_versions import AT, DIM, RECALL, Sizes, embeddings, embeddings_of_products, write_version
 
 BATCH = 32  # queries asked at a time
 
@@ -46,16 +46,16 @@ def approximate_rows(sizes: Sizes, root: Path) -> tuple[list[Row], dict[str, Any
     """A million vectors at recall@10 of 0.95: the kind that `choose` picks, hnswlib, FAISS's HNSW and IVF."""
     import hnswlib  # of the extra `bench`
 
-    vectors, queries = embeddings(sizes.graph), embeddings(sizes.queries, seed=1)
+    (vectors, products), queries = embeddings_of_products(sizes.graph), embeddings(sizes.queries, seed=1)
     threads = os.cpu_count() or 1
     faiss.omp_set_num_threads(threads)
     faiss.cvar.distance_compute_blas_threshold = 1  # the matrix product
     truth = faiss.knn(queries, vectors, AT, faiss.METRIC_INNER_PRODUCT)[1]
     faiss.omp_set_num_threads(1)
-    sample = vectors[np.random.default_rng(5).permutation(len(vectors))[:100_000]]
-    choice = choose(sample, store="fp16", rows=len(vectors), memory_bytes=4 << 30, recall=RECALL)
+    drawn = np.random.default_rng(5).permutation(len(vectors))[:100_000]
+    choice = choose(vectors[drawn], products[drawn], store="fp16", rows=len(vectors), memory_bytes=4 << 30, recall=RECALL)
     began = time.perf_counter()
-    shard = write_version(root, vectors, kind=choice.kind, store="fp16")
+    shard = write_version(root, vectors, products=products, kind=choice.kind, store="fp16")
     found: dict[str, Any] = {"choice": choice.as_json(), "seconds_to_build": {choice.kind: time.perf_counter() - began}}
 
     began = time.perf_counter()

@@ -14,8 +14,8 @@ import numpy as np
 
 from fashion_dml.index.candidates import open_files, sample_rows, train
 from fashion_dml.index.choose import tune
-from fashion_dml.index.manifest import KIND, Effort, activate, shard_name, version_dir
-from fashion_dml.index.segment import SegmentWriter, write_segment
+from fashion_dml.index.manifest import ITEMS, KIND, Effort, activate, shard_name, version_dir
+from fashion_dml.index.segment import SegmentWriter, product_numbers, write_segment
 from fashion_dml.index.shard import Shard
 from fashion_dml.storage import Location, write_manifest
 
@@ -35,17 +35,23 @@ class Sizes:
 
 def embeddings(count: int, seed: int = 0) -> np.ndarray:
     """Unit vectors, float32 [count, 128], as a model's are: products of a few images each on a curved surface of 24 dimensions."""
+    return embeddings_of_products(count, seed)[0]
+
+
+def embeddings_of_products(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """(the same vectors, numbers of their products int64 [count])."""
     rng = np.random.default_rng(seed)
     maps = np.random.default_rng(7)
     first, second = maps.normal(size=(24, 96)) / 24**0.5, maps.normal(size=(96, DIM)) / 96**0.5
     products = rng.normal(size=(count // 4 + 1, 24))
-    out = np.empty((count, DIM), np.float32)
+    out, of = np.empty((count, DIM), np.float32), np.empty(count, np.int64)
     for start in range(0, count, 65_536):
         n = min(65_536, count - start)
-        latent = products[rng.integers(0, len(products), n)] + 0.35 * rng.normal(size=(n, 24))
+        of[start : start + n] = rng.integers(0, len(products), n)
+        latent = products[of[start : start + n]] + 0.35 * rng.normal(size=(n, 24))
         block = np.tanh(1.5 * latent @ first) @ second + 0.05 * rng.normal(size=(n, DIM))
         out[start : start + n] = block / np.linalg.norm(block, axis=1, keepdims=True)
-    return out
+    return out, of
 
 
 def in_turns(calls: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
@@ -61,18 +67,24 @@ def in_turns(calls: dict[str, Callable[[], object]], repeats: int) -> dict[str, 
     return {name: statistics.median(found) for name, found in seconds.items()}
 
 
-def write_version(root: Path, vectors: np.ndarray, *, kind: str = "flat", store: str = "fp32") -> Shard:
-    """An index version of one shard, and its opened shard. One item in ten has the attribute `sample=yes`."""
+def write_version(
+    root: Path, vectors: np.ndarray, *, products: np.ndarray | None = None, kind: str = "flat", store: str = "fp32"
+) -> Shard:
+    """An index version of one shard, and its opened shard. One item in ten has the attribute `sample=yes`.
+
+    products: numbers [N], None where each vector is a product of its own.
+    """
     index, version = Location.of(root), f"v-{kind}-{store}"
     place = Path((version_dir(index, version) / shard_name(0)).path)
     place.mkdir(parents=True)
     n = len(vectors)
     ids = [f"item-{i:08d}" for i in range(n)]
+    numbers = np.arange(n) if products is None else products
     kept = np.where(np.random.default_rng(3).random((n, 1)) < 0.1, 1, -1).astype(np.int8)
     faiss.omp_set_num_threads(os.cpu_count() or 1)  # building is not what is measured
     sample = vectors[np.random.default_rng(4).permutation(n)[: sample_rows(kind, store, n)]]
     written = write_segment(
-        place, vectors=vectors, item_ids=ids, product_ids=ids, verticals=["all"] * n, attributes=kept, thumbnails=[b""] * n,
+        place, vectors=vectors, item_ids=ids, product_ids=[f"p{i}" for i in numbers], verticals=["all"] * n, attributes=kept, thumbnails=[b""] * n,
         trained=train(kind, store, DIM, n, sample),
     )  # fmt: skip
     faiss.omp_set_num_threads(1)
@@ -80,7 +92,7 @@ def write_version(root: Path, vectors: np.ndarray, *, kind: str = "flat", store:
     if kind != "flat":
         opened, candidates = open_files(kind, {f.name: f for f in place.iterdir()}, threads=1)
         assert candidates is not None
-        effort, _, _ = tune(opened, candidates, RECALL)
+        effort, _, _ = tune(opened, candidates, RECALL, product_numbers(place / ITEMS))
     publish(index, version, written, kind=kind, store=store, effort=effort)
     return Shard.open(index, version, 0)
 

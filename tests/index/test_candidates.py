@@ -10,7 +10,7 @@ import pytest
 from index_catalogue import Catalogue
 
 import fashion_dml.index.shard as shard_module
-from fashion_dml.index.candidates import cells, sample_rows, train
+from fashion_dml.index.candidates import cells, directions, sample_rows, train
 from fashion_dml.index.filters import Filter
 from fashion_dml.index.manifest import Effort
 from fashion_dml.index.shard import Shard
@@ -86,12 +86,23 @@ def test_shards_begin_with_the_same_training(catalogue: Catalogue):
     assert sample_rows("ivf", "fp32", 10_000_000) == 48 * cells(10_000_000)
 
 
+def test_directions_hold_nearly_all_of_the_length(catalogue: Catalogue):
+    assert directions(catalogue.vectors, DIM).shape == (DIM, DIM)  # no direction is spare
+    rng = np.random.default_rng(2)
+    flat = rng.standard_normal((500, 5)) @ rng.standard_normal((5, 30))
+    held = directions(flat.astype(np.float32), 30)
+    assert held.shape == (8, 30)
+    assert np.allclose(held @ held.T, np.eye(8), atol=1e-5)
+    assert np.square(flat @ held.T).sum() >= 0.99 * np.square(flat).sum()
+    assert np.allclose((flat @ held.T) @ (flat @ held.T).T, flat @ flat.T, atol=1e-2 * np.abs(flat @ flat.T).max())
+    assert directions(flat[:, :7].astype(np.float32), 7).shape[0] <= 7
+
+
 @pytest.mark.parametrize(
     ("kind", "store", "dim", "says"),
     [
         ("lsh", "fp32", 8, "'lsh' is unknown; known are auto, flat, ivf, ivf_pq, hnsw"),
         ("flat", "fp8", 8, "'fp8' is unknown; known are fp32, fp16, int8"),
-        ("ivf_pq", "fp32", 7, "even dimension, the model's is 7"),
     ],
 )
 def test_bad_kinds_are_refused(kind, store, dim, says):

@@ -33,6 +33,9 @@ def test_rows(tmp_path: Path, part: str):
 
 
 def test_large_rows(tmp_path: Path):
-    rows, details = large_rows(Large(rows=70_000, queries=20), tmp_path)
+    rows, details = large_rows(Large(rows=70_000, queries=40), tmp_path)
     assert next(r for r in rows if r.name == "large_recall_at_10").value >= 0.85
+    plan = details["billion"]
+    assert plan["shards"] == -(-(10**9) // 70_000)
+    assert plan["nodes"] * plan["shards_a_node"] >= plan["shards"]
     assert details["bytes"]["vectors.bin"] >= 70_000 * 128 * 2

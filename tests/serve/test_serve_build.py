@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fashion_dml.data.thumbnail import thumbnail
 from fashion_dml.index.catalog import Catalog
 from fashion_dml.index.changes import deletes, upserts
 from fashion_dml.index.manifest import activate, current, index_root, load, versions
 from fashion_dml.index.shard import Shard
 from fashion_dml.storage import Location, UserError
 from jobs.build_index import BuildIndexSettings, build, entry
-from jobs.index_tasks import thumbnail
 from serve.app import matching, read_settings
 
 pytestmark = pytest.mark.serve

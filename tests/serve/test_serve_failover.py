@@ -26,7 +26,7 @@ def find_actor(shard: int, replica: int):
 def describe(shard: int, replica: int) -> dict | None:
     actor = find_actor(shard, replica)
     try:
-        return actor and ray.get(actor.describe.remote(), timeout=10)
+        return actor and ray.get(actor.describe.remote(0), timeout=10)
     except (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError, ValueError):
         return None
 

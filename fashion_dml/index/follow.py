@@ -1,0 +1,51 @@
+"""A live shard that follows the log of the catalogue: searches say after which commit, and the commits up to it are read first."""
+
+from __future__ import annotations
+
+import logging
+
+from fashion_dml.index.catalog import Catalog
+from fashion_dml.index.live import LiveShard
+from fashion_dml.storage import Location, UserError
+
+logger = logging.getLogger(__name__)
+
+
+class Behind(UserError):
+    """The log can't be read up to the commit that a search asks for."""
+
+
+class Follower:
+    """Attributes: shard, unusable (what is wrong with the commit that the shard stopped before; "" if it hasn't).
+
+    A commit that no search can use, since its vectors are of another model, ends what is followed: all shards of the version stop
+    before the same one, so that their answers are of one state of the catalogue. An index of the new model goes on from there.
+    """
+
+    def __init__(self, shard: LiveShard, catalog: Location) -> None:
+        self.shard, self.unusable = shard, ""
+        self._location = catalog
+        self._catalog: Catalog | None = None
+
+    def reach(self, commit: int) -> int:
+        """Apply what isn't applied of the commits up to this one; the commit to search after. Raises Behind."""
+        if commit <= self.shard.version or self.unusable:
+            return min(commit, self.shard.version)
+        try:
+            for version, changes in self._log().since(self.shard.version, commit):
+                try:
+                    self.shard.apply(version, changes)
+                except UserError as error:
+                    self.unusable = str(error)
+                    logger.error("The live catalogue is followed up to commit %d only: %s", self.shard.version, error)
+                    return self.shard.version
+        except UserError as error:
+            raise Behind(str(error)) from error
+        self.shard.passed(commit)
+        return commit
+
+    def _log(self) -> Catalog:
+        if self._catalog is None:
+            base = self.shard.base
+            self._catalog = Catalog.open(self._location, dim=base.dim, attributes=base.attributes)
+        return self._catalog
