@@ -26,6 +26,8 @@ from fashion_dml.storage import UserError
 AT = 10  # recall@10
 MARGIN = 8  # candidates beyond k that are re-scored at least
 QUERIES, BATCH = 200, 32
+TUNED_QUERIES = 500  # an effort is searched by every query from then on, so that it is chosen with more care than a kind
+SPARE = 0.05  # of the misses that are allowed: what these queries may be easier than others
 MOST_SAME = 64  # images of a query's product that don't count: more are searched for like others
 FINENESS = 4  # efforts measured from one to twice as much
 EXACT_PREFERRED = 1.1  # an approximate index that isn't faster by more isn't worth its recall
@@ -203,7 +205,7 @@ def _best(store: Store, queries: np.ndarray, rows: np.ndarray) -> np.ndarray:
 
 
 def tune(
-    store: Store, candidates: Candidates, recall: float, products: np.ndarray, *, queries: int = QUERIES
+    store: Store, candidates: Candidates, recall: float, products: np.ndarray, *, queries: int = TUNED_QUERIES
 ) -> tuple[Effort, float, list[Point]]:
     """(least effort that reaches the recall on a built shard, its recall, the curve).
 
@@ -217,6 +219,6 @@ def tune(
         but[i, : len(found)] = found
     asked = np.ascontiguousarray(store.vectors(rows))
     points = list(curve(store, candidates, asked, exact(store, asked, but), but))
-    point = cheapest(points, recall)
+    point = cheapest(points, recall + SPARE * (1 - recall))
     assert point.effort is not None
     return point.effort, point.recall, points

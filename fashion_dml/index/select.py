@@ -33,7 +33,7 @@ class Selection:
             places, queries = passed, passed
         else:
             places, queries = np.divmod(passed, self._queries)
-        chosen = places + rows if isinstance(rows, int) else rows[places]
+        chosen = rows[places] if isinstance(rows, np.ndarray) else places + rows
         self._kept.append((scores.reshape(-1)[passed], chosen, queries.astype(np.uint16)))
         self._count += len(passed)
         self._seen += n

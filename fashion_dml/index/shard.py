@@ -38,7 +38,7 @@ class Shard:
     """A verified, memory-mapped shard. Not changed by searches; one thread may search at a time.
 
     Attributes: version, model (sha256 of the weights that made the vectors), dim (D), rows (N), attributes (vocabulary), verticals
-    (names that a filter may have), folded (the last commit of the live catalogue that the version holds).
+    (names that a filter may have), effort (of an approximate kind's searches), folded (the last commit of the live catalogue that the version holds).
     """
 
     def __init__(
@@ -47,6 +47,7 @@ class Shard:
     ) -> None:  # fmt: skip
         self._store, self._approximate, self._items, self._ranges, self._manifest = store, candidates, items, ranges, manifest
         self.version, self.model, self.dim, self.rows = manifest.version, manifest.model, store.dim, store.rows
+        self.effort = manifest.effort
         self.verticals, self.attributes, self.folded = set(manifest.verticals), manifest.attributes, manifest.catalog
         self._starts = np.cumsum([0] + [b.num_rows for b in items[:-1]]).tolist()
         self._rows = Rows(store, self._column("product"), self.item_id)
@@ -118,7 +119,7 @@ class Shard:
         kept: np.ndarray | None, share: float,
     ) -> np.ndarray:  # fmt: skip
         """About `width` rows of the selection, [Q, C], -1 for none: as many more are asked for as the filter drops."""
-        effort = self._manifest.effort
+        effort = self.effort
         rows = candidates.nearest(queries, min(self.rows, int(max(width, effort.candidates) / share)), effort)
         if share == 1:
             return rows

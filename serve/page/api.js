@@ -31,8 +31,9 @@ async function call(path, options) {
 const postJson = (body, signal) =>
   call("/v1/search", { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body), signal });
 
-const jsonOptions = ({ k, verticals, group }) => ({
+const jsonOptions = ({ k, verticals, attributes = {}, group }) => ({
   k,
+  attributes: Object.fromEntries(Object.entries(attributes).map(([column, value]) => [column, [value]])),
   ...(verticals.length ? { verticals } : {}),
   ...(group ? { group_by: "product" } : {}),
 });
@@ -44,9 +45,10 @@ export const searchItem = (id, options, signal) => postJson({ item_id: id, ...js
 export const searchVector = (vector, options, signal) => postJson({ vector, ...jsonOptions(options) }, signal);
 
 /** `crop` is [x0, y0, x1, y1] in fractions of the upright photo, or null for the whole of it. */
-export function searchPhoto(file, crop, { k, verticals, group }, signal) {
+export function searchPhoto(file, crop, { k, verticals, attributes, group }, signal) {
   const params = new URLSearchParams({ k });
   for (const name of verticals) params.append("vertical", name);
+  for (const [column, value] of Object.entries(attributes)) params.append("attribute", `${column}=${value}`);
   if (group) params.set("group_by", "product");
   if (crop) params.set("crop", crop.map((x) => x.toFixed(4)).join(","));
   const form = new FormData();

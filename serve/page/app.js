@@ -8,7 +8,8 @@ import { watchPhotos } from "./photo.js";
 import { card, openDetails, placeholders, statusLine, titleOf } from "./results.js";
 import { showStart } from "./start.js";
 
-const state = { file: null, item: null, verticals: [], k: 20, group: false, index: null };
+const state = { file: null, item: null, verticals: [], attributes: {}, k: 20, group: false, index: null };
+const SELECTS = 4; // columns to filter by; more would hide the answer
 const photos = []; // those searched for since the page was opened, with their crop: Back returns to them
 let running = new AbortController();
 
@@ -157,7 +158,7 @@ function showAnswer(reply) {
   byId("warning").hidden = !partial && reply.results.length > 0;
   byId("warning").textContent = partial
     ? `Part of the catalogue did not answer in time: these results cover ${Math.floor(reply.coverage * 100)} % of it.`
-    : "Nothing found here. Try other verticals, or a larger crop.";
+    : "Nothing found here. Try other verticals or filters, or a larger crop.";
 }
 
 function showError(problem) {
@@ -183,7 +184,7 @@ function offerStart() {
   byId("query-title").textContent = "Your photo";
   byId("lead").hidden = false;
   title.textContent = "Find it by how it looks";
-  if (state.index) return showStart(state.index, state.verticals, handlers, signal);
+  if (state.index) return showStart(state.index, state, handlers, signal);
 }
 
 /* ---- filters, the link, and the rest of the page ---- */
@@ -199,7 +200,21 @@ function showChips() {
   byId("catalogue").textContent = `${products.toLocaleString("en")} products · ${items.toLocaleString("en")} photos`;
 }
 
+/** One list a column: its values, or any of them. */
+function showLooks() {
+  const columns = Object.entries(state.index.attributes).filter(([, values]) => values.length > 1).slice(0, SELECTS);
+  byId("looks").append(...columns.map(([column, values]) => {
+    const options = values.map((value) => el("option", { value }, words(value)));
+    const select = el("select", { data: { column } }, el("option", { value: "" }, "Any"), ...options);
+    return el("label", { className: "count" }, el("span", {}, words(column)), select);
+  }));
+  byId("looks").hidden = !columns.length;
+}
+
+const looks = () => [...document.querySelectorAll("#looks select")];
+
 function readFilters() {
+  state.attributes = Object.fromEntries(looks().filter(({ value }) => value).map(({ dataset, value }) => [dataset.column, value]));
   state.verticals = [...document.querySelectorAll("#chips input:checked")].map((input) => input.value);
   state.k = Number(byId("k").value);
   state.group = byId("group").checked;
@@ -207,14 +222,17 @@ function readFilters() {
 
 function showFilters() {
   for (const input of document.querySelectorAll("#chips input")) input.checked = state.verticals.includes(input.value);
+  for (const select of looks()) select.value = state.attributes[select.dataset.column] ?? "";
   byId("k").value = String(state.k);
   byId("group").checked = state.group;
 }
 
 async function followLink() {
-  const { item, verticals, ...options } = readLink();
+  const { item, verticals, attributes, ...options } = readLink();
   const known = state.index.verticals.map(({ name }) => name);
   Object.assign(state, options, { file: null, item: null, verticals: verticals.filter((name) => known.includes(name)) });
+  const offered = (column, value) => looks().some(({ dataset }) => dataset.column === column) && state.index.attributes[column].includes(value);
+  state.attributes = Object.fromEntries(Object.entries(attributes).filter(([column, value]) => offered(column, value)));
   showFilters();
   byId("details").close();
   const photo = photos[history.state?.photo];
@@ -267,6 +285,7 @@ async function open() {
     return showError(problem);
   }
   showChips();
+  showLooks();
   return followLink();
 }
 

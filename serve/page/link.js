@@ -1,4 +1,4 @@
-// The part of a search that a link can carry: #item=…&vertical=…&k=…&group=product
+// The part of a search that a link can carry: #item=…&vertical=…&attribute=colour=…&k=…&group=product
 
 const KS = [10, 20, 50, 100, 200];
 
@@ -8,15 +8,17 @@ export function readLink() {
   return {
     item: params.get("item") || null,
     verticals: params.getAll("vertical"),
+    attributes: Object.fromEntries(params.getAll("attribute").map((one) => [one.split("=", 1)[0], one.slice(one.indexOf("=") + 1)])),
     k: KS.includes(k) ? k : 20,
     group: params.get("group") === "product",
   };
 }
 
-function hashOf({ item, verticals, k, group }) {
+function hashOf({ item, verticals, attributes, k, group }) {
   const params = new URLSearchParams();
   if (item) params.set("item", item);
   for (const name of verticals) params.append("vertical", name);
+  for (const [column, value] of Object.entries(attributes)) params.append("attribute", `${column}=${value}`);
   if (k !== 20) params.set("k", k);
   if (group) params.set("group", "product");
   return params.size ? `#${params}` : location.pathname;

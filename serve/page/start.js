@@ -14,20 +14,20 @@ function randomDirection(dim) {
   return vector.map((x) => x / length);
 }
 
-async function pick(index, verticals, signal) {
+async function pick(index, { verticals, attributes }, signal) {
   const names = verticals.length ? verticals : index.verticals.map((one) => one.name).slice(0, PIECES);
   const each = Math.max(1, Math.ceil(PIECES / Math.max(1, names.length)));
-  const searches = names.map((name) => searchVector(randomDirection(index.dim), { k: each, verticals: [name], group: true }, signal));
+  const searches = names.map((name) => searchVector(randomDirection(index.dim), { k: each, verticals: [name], attributes, group: true }, signal));
   const replies = await Promise.all(searches);
   const rows = Array.from({ length: each }, (_, row) => replies.map((reply) => reply.results[row]));
   return rows.flat().filter(Boolean).slice(0, PIECES).map(({ score, ...item }) => item); // the score of a random query says nothing
 }
 
 /** Fills the section; it stays hidden where the index is empty or doesn't answer. */
-export async function showStart(index, verticals, handlers, signal) {
+export async function showStart(index, filters, handlers, signal) {
   const place = byId("start");
   try {
-    const items = await pick(index, verticals, signal);
+    const items = await pick(index, filters, signal);
     if (!items.length) return;
     const again = el("button", { type: "button", className: "quiet", on: { click: handlers.onShuffle } }, "Show others");
     place.replaceChildren(

@@ -147,6 +147,26 @@ def test_a_vertical_chip_filters_and_stays_in_the_link(page: Any, service: Any) 
     assert f"vertical={other}" in page.url
 
 
+def test_a_look_filters_and_stays_in_the_link(page: Any, service: Any) -> None:
+    upload(page, service.photo_paths[0])
+    select = page.locator("#looks select").first
+    column = select.get_attribute("data-column")
+    value = select.locator("option").nth(1).get_attribute("value")
+    with searching(page):
+        select.select_option(value)
+    expect(page.locator("#status")).to_contain_text("best first")
+    assert page.watched.last_query()["attribute"] == [f"{column}={value}"]
+    found = [item(page, service, item_id)["attributes"] for item_id in values(page, "item")]
+    assert found
+    assert {value} == {attributes[column] for attributes in found}
+    page.goto(page.url)
+    page.reload()
+    expect(select).to_have_value(value)
+    with searching(page):
+        select.select_option("")
+    assert "attribute" not in page.url
+
+
 def test_one_result_per_product(page: Any, service: Any) -> None:
     upload(page, service.photo_paths[0])
     with searching(page):
