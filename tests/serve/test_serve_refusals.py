@@ -49,7 +49,7 @@ JSON = {
     "id path": ({"item_id": "../../etc/passwd"}, "bad_item_id"),
     "id long": ({"item_id": "a" * 129}, "bad_item_id"),
     "id nul": ({"item_id": "a\0b"}, "bad_item_id"),
-    "vertical": ({"vector": UNIT, "verticals": ["hats"]}, "unknown_vertical"),
+    "vertical": ({"vector": UNIT, "verticals": ["nowhere"]}, "unknown_vertical"),
     "many verticals": ({"vector": UNIT, "verticals": ["hats"] * 10_000}, "bad_field"),
     "group": ({"vector": UNIT, "group_by": "colour"}, "bad_field"),
     "extra": ({"vector": UNIT, "image_url": "http://169.254.169.254/"}, "unknown_field"),
