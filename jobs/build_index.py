@@ -9,6 +9,7 @@ pipeline does. An interrupted run goes on where it stopped; an unchanged one has
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections.abc import Sequence
@@ -90,11 +91,12 @@ def _parts(settings: Index, dataset: Dataset) -> list[Part]:
 
 
 def _known(index: Location, inputs: dict[str, Any], config: Any) -> str | None:
-    """The newest complete version that was made from the same inputs with the same settings."""
+    """The newest version that can be opened and was made from the same inputs with the same settings."""
     for name in reversed(versions.versions(index)):
-        raw = read_manifest(versions.version_dir(index, name))
-        if raw is not None and raw.get("inputs") == inputs and raw.get("config") == config:
-            return name
+        with contextlib.suppress(UserError):  # one that can't be opened is no reason not to build one that can
+            made = versions.load(index, name)
+            if (made.inputs, made.config) == (inputs, config):
+                return name
     return None
 
 

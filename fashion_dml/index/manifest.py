@@ -92,6 +92,10 @@ def load(index: Location, version: str) -> IndexManifest:
     if raw.get("kind") != KIND:
         raise UserError(f"{directory} holds a {raw.get('kind')!r}, not an index; run `{MADE_BY}`.")
     try:
+        if any(f"{shard_name(n)}/{CODES}" not in raw["files"] for n in range(len(raw["shards"]))):
+            raise UserError(
+                f"Index version {version} was written by an older fashion-dml, whose files this one doesn't read; run `{MADE_ANEW}`."
+            )
         return IndexManifest(
             version=version, model=raw["model"], dim=int(raw["dim"]), kind=raw["index"], store=raw["store"],
             effort=Effort(**raw["effort"]), catalog=int(raw["catalog"]),

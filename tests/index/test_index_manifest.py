@@ -63,6 +63,10 @@ def test_newer_or_garbled_manifests_are_refused(index: Location):
         ({"kind": "model"}, "not an index"),
         ({"dim": None}, "--force"),
         ({"shards": 3}, "--force"),
+        (
+            {"files": {f: v for f, v in good["files"].items() if not f.endswith("vectors.bin")}},
+            "older fashion-dml.*--force true",
+        ),
     ):
         file.write_text(json.dumps(good | change))
         with pytest.raises(UserError, match=says):
