@@ -129,7 +129,8 @@ def build(settings: BuildIndexSettings) -> dict[str, Any]:
         return _finish(settings, started, index, known, built=False)
     connect()
     embeddings = ensure_embeddings(workspace, dataset, [EmbedRequest(str(model_dir), parts)], settings.embed, settings.cluster)
-    version = _version(index, sha256_json({"inputs": inputs, "config": config})[:8])
+    # CODES, so that no interrupted build of the layout without that file goes on.
+    version = _version(index, sha256_json({"inputs": inputs, "config": config, "layout": versions.CODES})[:8])
     directory = versions.version_dir(index, version)
     made = str(embeddings[str(model_dir)])
     tasks = _tasks(settings.index, dataset, made, version, model, parts, catalog if upto else "", upto)

@@ -18,17 +18,18 @@ from serve.limits import BODY_BYTES, IMAGE_CACHE_SECONDS
 from serve.query import check_item_id, parse, parse_json
 from serve.schema import ErrorReply, IndexReply, Item, JsonSearch, SearchOptions, SearchReply
 from serve.service import SearchService
+from serve.writer import CatalogueWriter
 
 PROBLEMS: dict[int | str, dict[str, Any]] = {
+    401: {"model": ErrorReply, "description": "a token is needed"},
     404: {"model": ErrorReply, "description": "unknown item"},
     422: {"model": ErrorReply, "description": "a field, image or vector that can't be used"},
     503: {"model": ErrorReply, "description": "too little of the index answered"},
 }
-PROBLEMS |= {401: {"model": ErrorReply, "description": "a token is needed"}}
 SEARCH_PROBLEMS = PROBLEMS | {
     408: {"model": ErrorReply, "description": "the body arrived too slowly"},
-    413: {"model": ErrorReply, "description": f"more than {BODY_BYTES:,} bytes"},
     409: {"model": ErrorReply, "description": "the catalogue isn't at the commit that was asked for"},
+    413: {"model": ErrorReply, "description": f"more than {BODY_BYTES:,} bytes"},
     415: {"model": ErrorReply, "description": "neither JSON nor multipart"},
 }
 CHANGE_PROBLEMS = SEARCH_PROBLEMS | {403: {"model": ErrorReply, "description": "the service takes no changes"}}
@@ -76,7 +77,7 @@ def _json_body(kind: type[BaseModel]) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": whole(schema)}}}}
 
 
-def create_api(service: SearchService, tokens: Tokens) -> FastAPI:
+def create_api(service: SearchService, writer: CatalogueWriter, tokens: Tokens) -> FastAPI:
     """All routes; every refusal has the shape of ErrorReply."""
     reading, changing = [Depends(tokens.may_read)], [Depends(tokens.may_change)]
     app = FastAPIOffline(  # /docs works where there is no internet
@@ -108,12 +109,12 @@ def create_api(service: SearchService, tokens: Tokens) -> FastAPI:
     async def put(request: Request, item_id: str) -> dict[str, Any]:
         """Add an item or replace it. Sending it again changes nothing. The reply comes when the change is durable."""
         fields = await parse_json(request, ItemFields)
-        return await service.change(Changes(upserts=[Upsert(item_id=check_item_id(item_id), **fields.model_dump())]))
+        return await writer.change(Changes(upserts=[Upsert(item_id=check_item_id(item_id), **fields.model_dump())]))
 
     @app.delete("/v1/items/{item_id}", response_model=Changed, responses=CHANGE_PROBLEMS, dependencies=changing)
     async def delete(item_id: str) -> dict[str, Any]:
         """Take an item out; it is no error if it isn't there."""
-        return await service.change(Changes(deletes=[check_item_id(item_id)]))
+        return await writer.change(Changes(deletes=[check_item_id(item_id)]))
 
     @app.post(
         "/v1/items:batch", response_model=Changed, responses=CHANGE_PROBLEMS, dependencies=changing,
@@ -124,7 +125,7 @@ def create_api(service: SearchService, tokens: Tokens) -> FastAPI:
         changes = await parse_json(request, Changes)
         for item_id in [u.item_id for u in changes.upserts] + changes.deletes:
             check_item_id(item_id)
-        return await service.change(changes)
+        return await writer.change(changes)
 
     @app.get(
         "/v1/items/{item_id}/image", response_class=Response, responses=PROBLEMS | {200: {"content": {"image/jpeg": {}}}},

@@ -24,8 +24,10 @@ from serve.api import create_api
 from serve.auth import Tokens
 from serve.catalogue import LiveCatalogue
 from serve.encoder import EncoderDeployment
-from serve.service import ModelInput, SearchService
+from serve.encoding import EncoderHandle, ModelInput
+from serve.service import SearchService
 from serve.shards import shard_actors
+from serve.writer import CatalogueWriter
 
 APPLICATION, CATALOG = "search", "catalog"
 
@@ -45,11 +47,13 @@ class SearchDeployment:
         self, manifest: IndexManifest, model: ModelInput, settings: Serve, encoder: DeploymentHandle, catalog: str
     ) -> None:
         catalogue = LiveCatalogue(Location.of(catalog), manifest, settings.catalog_poll_s)
-        self._service = SearchService(manifest, model, settings, encoder, catalogue)
+        handle = EncoderHandle(encoder)
+        self._service = SearchService(manifest, model, settings, handle, catalogue)
+        self._writer = CatalogueWriter(manifest, model, settings, handle, catalogue)
         self._tokens = Tokens()
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        return create_api(self._service, self._tokens)
+        return create_api(self._service, self._writer, self._tokens)
 
 
 def read_settings(args: dict[str, Any]) -> ServiceSettings:

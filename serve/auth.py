@@ -7,6 +7,7 @@ import os
 
 from fastapi import Request
 
+from fashion_dml.storage import UserError
 from serve.errors import Refusal
 
 WRITE_TOKEN, READ_TOKEN = "FASHION_DML_TOKEN", "FASHION_DML_READ_TOKEN"
@@ -14,14 +15,14 @@ LEAST = 16  # characters of a token
 
 
 class Tokens:
-    """Read once, when an ingress replica starts. Raises ValueError at a token that is too short to be one."""
+    """Read once, when an ingress replica starts. Raises UserError at a token that is too short to be one."""
 
     def __init__(self, environment: dict[str, str] | None = None) -> None:
         given = os.environ if environment is None else environment
         self._write, self._read = (given.get(name, "").encode() for name in (WRITE_TOKEN, READ_TOKEN))
         for name, token in ((WRITE_TOKEN, self._write), (READ_TOKEN, self._read)):
             if 0 < len(token) < LEAST:
-                raise ValueError(f"{name} has {len(token)} characters; a token needs at least {LEAST}.")
+                raise UserError(f"{name} has {len(token)} characters; a token needs at least {LEAST}.")
 
     async def may_read(self, request: Request) -> None:
         """Raises Refusal 401 where reads need a token and the request has neither."""

@@ -18,7 +18,7 @@ logger = logging.getLogger("ray.serve")
 MOST_WAITING = 64 << 20  # bytes of changes that wait for a commit
 
 
-class Full(Exception):
+class TooMuchWaits(Exception):
     """So many changes wait for their commit that no more are taken now."""
 
 
@@ -53,7 +53,7 @@ class LiveCatalogue:
             catalog = await self._open(create=False)
             if catalog is not None:
                 self.at = max(self.at, await asyncio.to_thread(catalog.latest))
-        except UserError as error:
+        except (UserError, OSError) as error:
             logger.error("The live catalogue can't be read now; searches stay at commit %d: %s", self.at, error)
         finally:
             self._looked, self._looking = time.monotonic(), None
@@ -71,16 +71,13 @@ class LiveCatalogue:
                     self._catalog = await asyncio.to_thread(Catalog.open, self._location, dim=m.dim, attributes=m.attributes)
             return self._catalog
 
-    async def schema(self) -> pa.Schema:
-        """Of a batch of changes. Raises UserError."""
-        catalog = await self._open(create=True)
-        assert catalog is not None
-        return catalog.schema
-
     async def append(self, changes: pa.Table) -> int:
-        """The commit that made the changes (checked, of `schema`) durable. Raises UserError where they can't be, Full."""
+        """The commit that made the changes durable; they are checked, and of the manifest's dimension and vocabulary.
+
+        Raises UserError where the log can't be written to, TooMuchWaits.
+        """
         if sum(table.nbytes for table, _ in self._waiting) + changes.nbytes > MOST_WAITING:
-            raise Full
+            raise TooMuchWaits
         done = asyncio.get_running_loop().create_future()
         self._waiting.append((changes, done))
         if self._writing is None or self._writing.done():

@@ -11,6 +11,7 @@ from starlette.requests import ClientDisconnect
 
 logger = logging.getLogger("ray.serve")
 
+RETRY_AFTER_S = 2
 STATUS_CODES = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
 
 

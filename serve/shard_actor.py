@@ -29,6 +29,7 @@ class ShardActor:
         opened = Shard.open(Location.of(index), version, shard, threads=threads, gpu=gpu)
         self._live = LiveShard(opened, shard, shards)
         self._follower = Follower(self._live, Location.of(catalog))
+        self._follower.catch_up()
 
     def describe(self, at: int) -> dict[str, Any]:
         """What this process holds."""

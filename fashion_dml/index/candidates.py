@@ -27,10 +27,9 @@ SAMPLES_PER_CELL = 48  # of k-means: FAISS asks for 39 at least
 MOST_CELLS = 65_536
 GRAPH_LINKS, GRAPH_BUILD_DEPTH = 32, 80
 GPU_KINDS, GPU_MOST = ("flat", "ivf"), 2048  # FAISS's own limit of neighbours a query
-HELD_LENGTH, DIRECTIONS = (
-    0.99,
-    8,
-)  # share of the squared length that the directions hold, and what their number is a multiple of
+HELD_LENGTH = 0.99  # share of the squared length that the directions hold
+DIRECTIONS = 8  # their number is a multiple of it
+CODEWORDS = 16  # of 4-bit codes: each is learnt from an item at least
 SCALAR: dict[str, Any] = {"fp16": faiss.ScalarQuantizer.QT_fp16, "int8": faiss.ScalarQuantizer.QT_8bit}
 
 
@@ -132,12 +131,16 @@ _APPROXIMATE: dict[str, Callable[[int, str, int, np.ndarray], faiss.Index]] = {"
 def train(kind: str, store: str, dim: int, rows: int, sample: np.ndarray) -> Trained:
     """Empty indexes for shards of `rows` rows; sample: float32 [n, dim] unit vectors, see `sample_rows`.
 
-    Raises UserError at an unknown kind or store, or a dimension that the kind can't take.
+    Raises UserError at an unknown kind or store, or too few items to learn from.
     """
     if kind not in KINDS:
         raise UserError(f"index.kind = {kind!r} is unknown; known are auto, {', '.join(KINDS)}.")
     if store not in STORES:
         raise UserError(f"index.store = {store!r} is unknown; known are {', '.join(STORES)}.")
+    if kind == "ivf_pq" and len(sample) < CODEWORDS:
+        raise UserError(
+            f"index.kind = ivf_pq learns its codes from {CODEWORDS} items at least, here are {len(sample)}; take flat."
+        )
     learnt = [STORES[store](dim)]
     if kind != "flat":
         learnt.append(_APPROXIMATE[kind](dim, store, max(1, min(cells(rows), len(sample))), sample))
@@ -156,12 +159,12 @@ class Cells:
     """
 
     def __init__(self, index: Any) -> None:
-        self._whole, self._projection = index, None
-        self._index = index
+        self._index, self._owner = index, index  # what is inside of another index lives as long as that one
+        self._projection: np.ndarray | None = None
         if isinstance(index, faiss.IndexPreTransform):
-            transforms: Any = index.chain
-            chain: Any = faiss.downcast_VectorTransform(transforms.at(0))
-            self._projection = faiss.vector_to_array(chain.A).reshape(chain.d_out, chain.d_in).T.copy()
+            steps: Any = index.chain
+            first: Any = faiss.downcast_VectorTransform(steps.at(0))
+            self._projection = faiss.vector_to_array(first.A).reshape(first.d_out, first.d_in).T.copy()
             self._index = faiss.downcast_index(index.index)
         self.count = int(self._index.nlist)
         quantizer: Any = faiss.downcast_index(self._index.quantizer)

@@ -27,6 +27,15 @@ class Follower:
         self._location = catalog
         self._catalog: Catalog | None = None
 
+    def catch_up(self) -> None:
+        """Apply what the log holds now, so that the first search needn't wait for it. A log that can't be read is told, not raised:
+        the index can be searched without it."""
+        try:
+            if (self._location / "_delta_log").exists():
+                self.reach(self._log().latest())
+        except (UserError, OSError) as error:
+            logger.error("The live catalogue can't be read now; the shard stays at commit %d: %s", self.shard.version, error)
+
     def reach(self, commit: int) -> int:
         """Apply what isn't applied of the commits up to this one; the commit to search after. Raises Behind."""
         if commit <= self.shard.version or self.unusable:

@@ -104,9 +104,7 @@ class Store:
         Computed in float64 and summed in one fixed order, so that a row's score depends on nothing but the query.
         """
         scores = np.empty(rows.shape, np.float32)
-        step = max(
-            1, SCORED_FLOATS // max(1, rows.shape[1] * self.dim)
-        )  # queries at a time, so that what is scored stays in cache
+        step = max(1, SCORED_FLOATS // max(1, rows.shape[1] * self.dim))  # queries at a time: what is scored stays in cache
         for start in range(0, len(rows), step):
             chosen = rows[start : start + step]
             if self._typed is None:

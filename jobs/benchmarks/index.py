@@ -50,10 +50,7 @@ def flat_rows(sizes: Sizes, root: Path) -> tuple[list[Row], dict[str, Any]]:
         "read max": lambda: vectors.max(),
         "read product": lambda: vectors @ queries[0],
     }
-    for (
-        name,
-        reading,
-    ) in reads.items():  # one search after each way of reading, so that all find the caches as the other left them
+    for name, reading in reads.items():  # a search after each way of reading: all find the caches as the other left them
         found |= in_turns({f"1 after {name}": lambda: shard.search(queries[:1], AT), name: reading}, sizes.repeats)
     for n in (32, 256):
         asked, scores = queries[:n], np.empty((n, len(vectors)), np.float32)

@@ -93,9 +93,8 @@ def approximate_rows(sizes: Sizes, root: Path) -> tuple[list[Row], dict[str, Any
         visited = faiss.SearchParametersIVF(nprobe=effort)  # type: ignore[call-arg]
         return cells.search(asked, AT, params=visited)[1]
 
-    number = np.array(
-        [int(shard.item_id(row).removeprefix("item-")) for row in range(len(vectors))]
-    )  # a shard sorts by product
+    # Rows are sorted by product; an item's number stands in its id.
+    number = np.array([int(shard.item_id(row).removeprefix("item-")) for row in range(len(vectors))])
     runs: dict[str, tuple[Callable[[np.ndarray, int], np.ndarray], Iterator[float]]] = {
         "ours": (lambda asked, _: number[shard.search(asked, AT).rows], iter((0,))),
         "hnswlib": (of_hnswlib, (10 * 2 ** (i / 4) for i in range(40))),

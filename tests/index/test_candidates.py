@@ -110,6 +110,13 @@ def test_bad_kinds_are_refused(kind, store, dim, says):
         train(kind, store, dim, 100, np.eye(dim, dtype=np.float32))
 
 
+@pytest.mark.parametrize("count", [0, 15])
+def test_codes_are_not_learnt_from_a_handful(count: int):
+    few = np.eye(8, dtype=np.float32)[np.arange(count) % 8]
+    with pytest.raises(UserError, match=f"from 16 items at least, here are {count}; take flat"):
+        train("ivf_pq", "fp32", 8, count, few)
+
+
 def test_an_index_that_must_learn_needs_items():
     with pytest.raises(UserError, match="of no items"):
         train("flat", "int8", 8, 0, np.empty((0, 8), np.float32))

@@ -56,7 +56,22 @@ def test_commits_are_read_as_they_are_asked_for(follower: Follower, catalog: Cat
     assert follower.shard.item(base.item_ids[0]) is None
 
 
+def test_a_shard_that_begins_reads_what_is_there(follower: Follower, catalog: Catalog, caplog):
+    follower.catch_up()
+    assert follower.shard.version == 0
+    first = added(catalog, "one")
+    follower.catch_up()
+    assert follower.shard.version == first
+    added(catalog, "two")
+    for batch in Path(catalog.location.path).glob("changes-*.parquet"):
+        batch.write_bytes(batch.read_bytes()[:50])
+    follower.catch_up()  # the index can be searched without it
+    assert follower.shard.version == first
+    assert "damaged" in caplog.text
+
+
 def test_without_a_catalogue_the_index_is_all_there_is(follower: Follower):
+    follower.catch_up()
     assert follower.reach(0) == 0
     with pytest.raises(Behind, match="catalog"):
         follower.reach(3)

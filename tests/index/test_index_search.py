@@ -14,8 +14,10 @@ from index_catalogue import VERTICALS, VOCABULARY, Catalogue
 
 import fashion_dml.index.store as store_module
 from fashion_dml.index.filters import Filter
+from fashion_dml.index.manifest import CODES, VECTORS
 from fashion_dml.index.merge import merge
 from fashion_dml.index.shard import Shard
+from fashion_dml.index.store import Store
 from fashion_dml.storage import Location, UserError
 
 
@@ -96,6 +98,19 @@ def test_many_queries_in_small_blocks_answer_as_one_by_one(tmp_path: Path, catal
     whole = shard.search(catalogue.vectors[:40], 7, where)
     assert np.array_equal(whole.rows, np.concatenate([hits.rows for hits in single]))
     assert np.array_equal(whole.scores, np.concatenate([hits.scores for hits in single]))
+
+
+def test_codes_are_multiplied_where_they_are_mapped(tmp_path: Path, catalogue: Catalogue):
+    catalogue.write(Location.of(tmp_path), "v1")
+    place = tmp_path / "versions" / "v1" / "shard-00000"
+    mapped = Store.mapped(place / VECTORS, place / CODES).vectors(slice(5, 900))
+    assert mapped.flags.aligned  # numpy would copy them otherwise, each time
+    assert not mapped.flags.owndata
+    assert not mapped.flags.writeable
+    with (place / CODES).open("ab") as file:
+        file.write(b"x")
+    with pytest.raises(UserError, match="1 bytes beyond its last whole vector of 128"):
+        Store.mapped(place / VECTORS, place / CODES)
 
 
 def test_items_by_row_and_id(tmp_path: Path, catalogue: Catalogue):

@@ -17,7 +17,7 @@ from test_serve_failover import describe
 
 from fashion_dml.index.catalog import Catalog
 from fashion_dml.index.changes import upserts
-from fashion_dml.storage import Location
+from fashion_dml.storage import Location, UserError
 from serve.auth import READ_TOKEN, WRITE_TOKEN, Tokens
 from serve.errors import Refusal
 
@@ -123,7 +123,6 @@ def test_many_clients_at_once_lose_nothing(writer: httpx.Client, client: httpx.C
     assert set(ids(client.post("/v1/search", json={"vector": UNIT, "verticals": ["hats"], "k": 200}))) == {
         f"new-{i}" for i in range(24)
     }
-    assert len({r.json()["catalog"] for r in replies.values()}) <= 24
 
 
 def test_a_shard_that_died_has_the_changes_again(writer: httpx.Client, client: httpx.Client):
@@ -233,5 +232,5 @@ def test_tokens():
     assert asyncio.run(refused(both.may_read, read)) == asyncio.run(refused(both.may_read, write)) == ""
     assert asyncio.run(refused(both.may_change, read)) == "401 token_needed"
     assert asyncio.run(refused(both.may_change, write)) == ""
-    with pytest.raises(ValueError, match="at least 16"):
+    with pytest.raises(UserError, match="at least 16"):
         Tokens({WRITE_TOKEN: "short"})
