@@ -1,10 +1,13 @@
 """The search index of a workspace: embeds the catalogue with the unified model and writes a new index version.
 
     python -m jobs.build_index --config jobs/configs/demo.yaml --workspace workspace
+    python -m jobs.build_index --workspace workspace --activate true          (services change to it in place)
+    python -m jobs.build_index --workspace workspace --live 20261101T120000Z-1f2e3d4c      (back to that version; builds nothing)
 
 Reads <workspace>/dataset, <workspace>/unified/model and, where a live catalogue has changed, <workspace>/catalog, whose changes it
 folds in; writes <workspace>/index/versions/<version> and with `--activate true` points <workspace>/index/CURRENT at it, as the
-pipeline does. An interrupted run goes on where it stopped; an unchanged one has nothing to do.
+pipeline does. Services that follow CURRENT open it beside the old one, then change over. An interrupted run goes on where it
+stopped; an unchanged one has nothing to do.
 """
 
 from __future__ import annotations
@@ -35,7 +38,7 @@ from fashion_dml.storage import (
     write_manifest,
 )
 from jobs.common import connect, console, main, print_table, write_report
-from jobs.index_tasks import ShardTask, shard_task, train_task, tune_task
+from jobs.index_tasks import ShardTask, shard_task, train_task, translate_task, tune_task
 
 NO_EFFORT = {"probes": 0, "candidates": 0}  # of the kind flat, which looks at all
 
@@ -45,6 +48,7 @@ class BuildIndexSettings(JobSettings):
 
     force: bool = Field(False, description="build a new version even if there is one of the same inputs and settings")
     activate: bool = Field(False, description="make the version the live one; the first one is made so anyway")
+    live: str = Field("", description="build nothing: make this version, which is there, the live one, as to go back to it")
     embed: Embed = Embed()
     index: Index = Index()
     cluster: Cluster = Cluster()
@@ -115,6 +119,9 @@ def build(settings: BuildIndexSettings) -> dict[str, Any]:
     started = time.monotonic()
     workspace = Location.of(settings.workspace)
     index = versions.index_root(workspace)
+    if settings.live:
+        versions.activate(index, settings.live)
+        return _report(settings, started, versions.load(index, settings.live), built=False, live=True, deleted=[])
     dataset = Dataset.open(workspace / "dataset")
     model_dir = workspace / "unified" / "model"
     model = require_manifest(model_dir, made_by="python -m jobs.distill")
@@ -123,8 +130,9 @@ def build(settings: BuildIndexSettings) -> dict[str, Any]:
     inputs = {"dataset": manifest_sha256(dataset.location), "model": manifest_sha256(model_dir)}
     if upto:
         inputs["catalog"] = f"{catalog_id}@{upto}"
-    config = settings.index.model_dump(mode="json", exclude={"keep_versions"})
+    config = settings.index.model_dump(mode="json", exclude={"keep_versions", "leave_out_vectors"})
     if not settings.force and (known := _known(index, inputs, config)) is not None:
+        versions.keep_model(index, model_dir, model["sha256"])
         console.print(f"{index} is complete and unchanged: version {known}")
         return _finish(settings, started, index, known, built=False)
     connect()
@@ -134,6 +142,10 @@ def build(settings: BuildIndexSettings) -> dict[str, Any]:
     directory = versions.version_dir(index, version)
     made = str(embeddings[str(model_dir)])
     tasks = _tasks(settings.index, dataset, made, version, model, parts, catalog if upto else "", upto)
+    if upto:
+        with console.status("embedding changed items again where their vectors are of another model"):
+            found = ray.get(translate_task.remote(catalog, upto, str(model_dir), model["sha256"]))
+        _no_item_lost(found["hidden"], settings.index.leave_out_vectors)
     with console.status("choosing and training the index"):
         begun = ray.get(train_task.remote(str(index), tasks))
     with console.status(f"writing {len(tasks)} index shards"):
@@ -154,6 +166,7 @@ def build(settings: BuildIndexSettings) -> dict[str, Any]:
             total = verticals.setdefault(vertical, {"items": 0, "products": 0})
             for what, n in counts.items():
                 total[what] += n
+    versions.keep_model(index, model_dir, model["sha256"])
     write_manifest(
         directory, kind=versions.KIND, config=config, inputs=inputs, seconds=time.monotonic() - started,
         model=model["sha256"], dim=int(model["dim"]), index=begun["kind"], store=settings.index.store,
@@ -164,6 +177,19 @@ def build(settings: BuildIndexSettings) -> dict[str, Any]:
     )  # fmt: skip
     (directory / "receipts").delete()
     return _finish(settings, started, index, version, built=True)
+
+
+def _no_item_lost(hidden: list[str], leave_out: bool) -> None:
+    """Raises UserError where changed items would be missing from the index, unless that is wanted."""
+    if not hidden:
+        return
+    what = f"{len(hidden)} changed items, as {hidden[0]!r}, came as vectors of another model without a picture"
+    if not leave_out:
+        raise UserError(
+            f"{what}: send them again with pictures or with this model's vectors, delete them, or leave them out by "
+            "--index.leave_out_vectors true."
+        )
+    console.print(f"[yellow]{what}: they are left out[/yellow]")
 
 
 def _finish(settings: BuildIndexSettings, started: float, index: Location, version: str, *, built: bool) -> dict[str, Any]:

@@ -31,9 +31,11 @@ from fashion_dml.index.live import owner
 from fashion_dml.index.manifest import CANDIDATES, CODES, ITEMS, VECTORS
 from fashion_dml.index.segment import SegmentWriter, product_numbers
 from fashion_dml.index.shard import EXACT_ROWS
+from fashion_dml.index.translate import keep, to_translate, translated
 from fashion_dml.storage import Location, UserError
 
 TRAINED = "trained"
+PICTURES = 64  # embedded at once
 
 
 @dataclass(frozen=True)
@@ -72,25 +74,17 @@ def row_groups(task: ShardTask, part: Part) -> Iterator[tuple[pa.Table, np.ndarr
 
 
 def changes_of(task: ShardTask) -> tuple[set[str], pa.Table | None]:
-    """(ids that the catalogue has changed, its items that this shard takes, sorted by vertical); ({}, None) without a catalogue.
-
-    Raises UserError at an item of another model: its vector can't be compared with the others.
-    """
+    """(ids that the catalogue has changed, its items that this shard takes, sorted by vertical); ({}, None) without a catalogue."""
     if not task.catalog:
         return set(), None
-    state = Catalog.open(Location.of(task.catalog)).state(task.upto)
+    location = Location.of(task.catalog)
+    state = Catalog.open(location).state(task.upto, lambda commit, table: translated(table, location, task.model, commit)[0])
     ids = state["item_id"].to_pylist()
     kept = [
         not gone and owner(i, task.settings.shards) == task.shard
         for i, gone in zip(ids, state["delete"].to_pylist(), strict=True)
     ]
     mine = state.filter(pa.array(kept, pa.bool_())).sort_by([(c, "ascending") for c in ("vertical", "product_id", "item_id")])
-    others = mine.filter(pc.not_equal(mine["model"], task.model))
-    if others.num_rows:
-        raise UserError(
-            f"{others.num_rows} changed items in {task.catalog}, as {others['item_id'][0].as_py()!r}, have vectors of the model "
-            f"{others['model'][0].as_py()[:12]}, the index is of {task.model[:12]}: send them again with the new model, or delete them."
-        )
     return set(ids), mine
 
 
@@ -180,6 +174,31 @@ def train_task(index: str, tasks: list[ShardTask]) -> dict[str, Any]:
         return {"kind": kind, "choice": choice}
 
     return _filed(index, tasks[0].version, TRAINED, write)
+
+
+@ray.remote(num_cpus=1)
+def translate_task(catalog: str, upto: int, model_dir: str, model: str) -> dict[str, Any]:
+    """Embed by this model the pictures of changes that the catalogue holds in another model's vectors: {"pictures", "hidden"}.
+
+    hidden: ids of items whose last change has no picture.
+    """
+    log, encoder, pictures = Catalog.open(Location.of(catalog)), None, 0
+    for commit, others in to_translate(log, model, 0, upto):
+        if encoder is None:
+            from fashion_dml.inference.encode import Encoder  # torch: only where there is something to embed
+
+            encoder = Encoder(model_dir)
+        shown = [i for i, thumbnail in enumerate(others["thumbnail"].to_pylist()) if thumbnail]
+        vectors = np.full((others.num_rows, encoder.dim), np.nan, np.float32)
+        for block in (shown[i : i + PICTURES] for i in range(0, len(shown), PICTURES)):
+            vectors[block] = encoder.encode(others["thumbnail"].take(block).to_pylist())
+        keep(log.location, model, commit, others, vectors)
+        pictures += len(shown)
+    hidden: set[str] = set()
+    for commit, changes in log.since(0, upto):
+        changes, lost = translated(changes, log.location, model, commit)
+        hidden = (hidden - set(changes["item_id"].to_pylist())) | set(lost)
+    return {"pictures": pictures, "hidden": sorted(hidden)}
 
 
 @ray.remote(num_cpus=1)

@@ -16,9 +16,11 @@ import threading
 from ray import serve as ray_serve
 
 from fashion_dml.config import JobSettings, Serve
+from fashion_dml.index.manifest import index_root, require_current
 from fashion_dml.storage import Location, UserError
 from jobs.common import connect, console, main
-from serve.app import matching, start
+from serve.app import start
+from serve.live_index import read_version
 
 
 class ServeSettings(JobSettings):
@@ -38,7 +40,8 @@ def serve(settings: ServeSettings) -> None:
             raise UserError(
                 f"Nothing can listen on {s.host}:{s.port} ({error.strerror}); choose another --serve.port."
             ) from error
-    matching(Location.of(settings.workspace))  # says what is missing before Ray starts
+    index = index_root(Location.of(settings.workspace))
+    read_version(index, require_current(index).version)  # says what is missing before Ray starts
     connect()
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):

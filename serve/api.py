@@ -16,7 +16,7 @@ from serve.auth import Tokens
 from serve.changes import Changed, Changes, ItemFields, Upsert
 from serve.limits import BODY_BYTES, IMAGE_CACHE_SECONDS
 from serve.query import check_item_id, parse, parse_json
-from serve.schema import ErrorReply, IndexReply, Item, JsonSearch, SearchOptions, SearchReply
+from serve.schema import Activate, Activated, ErrorReply, IndexReply, Item, JsonSearch, SearchOptions, SearchReply
 from serve.service import SearchService
 from serve.writer import CatalogueWriter
 
@@ -31,6 +31,14 @@ SEARCH_PROBLEMS = PROBLEMS | {
     409: {"model": ErrorReply, "description": "the catalogue isn't at the commit that was asked for"},
     413: {"model": ErrorReply, "description": f"more than {BODY_BYTES:,} bytes"},
     415: {"model": ErrorReply, "description": "neither JSON nor multipart"},
+}
+ACTIVATE_PROBLEMS: dict[int | str, dict[str, Any]] = {
+    202: {"model": Activated, "description": "the version is still being opened"},
+    **{status: PROBLEMS[status] for status in (401, 422, 503)},
+    403: {"model": ErrorReply, "description": "the service takes no changes"},
+    404: {"model": ErrorReply, "description": "unknown version"},
+    409: {"model": ErrorReply, "description": "the service's config pins a version"},
+    **{status: SEARCH_PROBLEMS[status] for status in (408, 413, 415)},
 }
 CHANGE_PROBLEMS = SEARCH_PROBLEMS | {403: {"model": ErrorReply, "description": "the service takes no changes"}}
 
@@ -81,7 +89,10 @@ def create_api(service: SearchService, writer: CatalogueWriter, tokens: Tokens) 
     """All routes; every refusal has the shape of ErrorReply."""
     reading, changing = [Depends(tokens.may_read)], [Depends(tokens.may_change)]
     app = FastAPIOffline(  # /docs works where there is no internet
-        title="fashion-dml search", version=__version__, description="Visual search over the catalogue of one index version."
+        lifespan=service.versions.watching,
+        title="fashion-dml search",
+        version=__version__,
+        description="Visual search over the catalogue of one index version.",
     )
     errors.install(app)
 
@@ -94,8 +105,9 @@ def create_api(service: SearchService, writer: CatalogueWriter, tokens: Tokens) 
     )
     async def search(request: Request) -> JSONResponse:
         """The items most similar to a photo (multipart field `image`, or image_base64), a vector, or an item."""
-        query, options = await parse(request, service.manifest.dim)
-        return JSONResponse(await service.search(query, options))
+        live = service.versions.live
+        query, options = await parse(request, live.manifest.dim)
+        return JSONResponse(await service.search(live, query, options))
 
     @app.get("/v1/items/{item_id}", response_model=Item, responses=PROBLEMS, dependencies=reading)
     async def item(item_id: str) -> dict[str, Any]:
@@ -139,8 +151,21 @@ def create_api(service: SearchService, writer: CatalogueWriter, tokens: Tokens) 
 
     @app.get("/v1/index", response_model=IndexReply, dependencies=reading)
     async def index() -> dict[str, Any]:
-        """What the live index holds."""
-        return service.index()
+        """What the live index holds, and which versions there are."""
+        return await service.index()
+
+    @app.post(
+        "/v1/index:activate", responses=ACTIVATE_PROBLEMS | {200: {"model": Activated}}, response_model=None,
+        dependencies=changing, openapi_extra=_json_body(Activate),
+    )  # fmt: skip
+    async def activate(request: Request) -> JSONResponse:
+        """Make an index version the live one, and its model with it; an older one too. Searches go on meanwhile, each from one version.
+
+        200: every replica serves it. 202: it is still being opened; ask again, or look at GET /v1/index.
+        """
+        version = (await parse_json(request, Activate)).version
+        done = await service.versions.activate(version)
+        return JSONResponse({"version": version, "live": done}, 200 if done else 202)
 
     @app.get("/healthz")
     async def healthz() -> dict[str, str]:

@@ -18,15 +18,17 @@ from ray.serve import Application
 from ray.serve.handle import DeploymentHandle
 
 from fashion_dml.config import JobSettings, Serve, read_config, validate
-from fashion_dml.index.manifest import IndexManifest, index_root, require_current
-from fashion_dml.storage import Location, UserError, require_manifest
+from fashion_dml.index.manifest import index_root, require_current
+from fashion_dml.storage import Location, UserError
 from serve.api import create_api
 from serve.auth import Tokens
 from serve.catalogue import LiveCatalogue
 from serve.encoder import EncoderDeployment
-from serve.encoding import EncoderHandle, ModelInput
+from serve.encoding import EncoderHandle
+from serve.live_index import LiveIndex, read_version
 from serve.service import SearchService
-from serve.shards import shard_actors
+from serve.shards import ShardPool, shard_actors
+from serve.translator import Translator
 from serve.writer import CatalogueWriter
 
 APPLICATION, CATALOG = "search", "catalog"
@@ -43,17 +45,34 @@ class ServiceSettings(JobSettings):
 class SearchDeployment:
     """The ingress. Its shard actors belong to it, so they come and go with it."""
 
-    def __init__(
-        self, manifest: IndexManifest, model: ModelInput, settings: Serve, encoder: DeploymentHandle, catalog: str
-    ) -> None:
-        catalogue = LiveCatalogue(Location.of(catalog), manifest, settings.catalog_poll_s)
+    def __init__(self, index: str, catalog: str, slots: int, settings: Serve, encoder: DeploymentHandle) -> None:
+        root, changes = Location.of(index), Location.of(catalog)
         handle = EncoderHandle(encoder)
-        self._service = SearchService(manifest, model, settings, handle, catalogue)
-        self._writer = CatalogueWriter(manifest, model, settings, handle, catalogue)
+        catalogue = LiveCatalogue(changes, require_current(root), settings.catalog_poll_s)
+        pool = ShardPool(slots, settings.shard_replicas, settings.hedge_s)
+        self._versions = LiveIndex(
+            root, settings, pool, handle, catalogue, Translator(changes, handle), self._look_everywhere
+        )  # fmt: skip
+        self._service = SearchService(self._versions, settings, catalogue)
+        self._writer = CatalogueWriter(self._versions, settings, catalogue)
         self._tokens = Tokens()
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return create_api(self._service, self._writer, self._tokens)
+
+    async def reconfigure(self, config: dict[str, Any]) -> None:
+        """The deployment's `user_config`, when a replica starts and whenever it changes: {"index": a version to pin, or ""}."""
+        if set(config) - {"index"} or not isinstance(config.get("index", ""), str):
+            raise UserError(f"user_config of the deployment `search` may hold `index: VERSION`, not {str(config)[:200]}.")
+        await self._versions.pin(config.get("index", ""))
+
+    async def look(self) -> None:
+        """Change to the live version now, if it is another one."""
+        await self._versions.look()
+
+    async def _look_everywhere(self) -> None:
+        me = serve.get_replica_context()
+        await serve.get_deployment_handle(me.deployment, me.app_name).broadcast("look").results_async()
 
 
 def read_settings(args: dict[str, Any]) -> ServiceSettings:
@@ -66,37 +85,25 @@ def read_settings(args: dict[str, Any]) -> ServiceSettings:
     return validate(ServiceSettings, {"workspace": workspace, "serve": section | given})
 
 
-def matching(workspace: Location) -> tuple[IndexManifest, Location, ModelInput]:
-    """The live index, its model's directory and input. Raises UserError if the index was made by another model."""
-    index = require_current(index_root(workspace))
-    directory = workspace / "unified" / "model"
-    model = require_manifest(directory, made_by="python -m jobs.distill")
-    if model["sha256"] != index.model:
-        raise UserError(
-            f"Index version {index.version} was made by model {index.model[:12]}, "
-            f"{directory} holds {str(model['sha256'])[:12]}: run `python -m jobs.build_index --activate true` for this model."
-        )
-    config = (directory / "config.json").read_json()
-    return index, directory, ModelInput(int(config["height"]), int(config["width"]))
-
-
 def build(args: dict[str, Any]) -> Application:
     """The application, from the arguments of `serve run` or of a config file. Raises UserError before anything starts."""
     whole = read_settings(args)
     settings, workspace = whole.serve, Location.of(whole.workspace)
-    index, model_dir, model = matching(workspace)
+    index, catalog = index_root(workspace), str(workspace / CATALOG)
+    manifest, _ = read_version(index, require_current(index).version)
+    slots = settings.shard_actors or len(manifest.shards)
     encoder = EncoderDeployment.options(  # type: ignore[attr-defined]
         num_replicas=settings.encoder_replicas,
         max_ongoing_requests=2 * settings.encoder_batch,  # one batch at work, one gathering
         ray_actor_options={"num_cpus": settings.encoder_cpus, "num_gpus": settings.encoder_gpus},
-    ).bind(str(model_dir), index.model, settings)
+    ).bind(str(index), manifest.model, settings)
     application: Application = SearchDeployment.options(  # type: ignore[attr-defined]
         num_replicas=settings.ingress_replicas,
         max_ongoing_requests=settings.max_ongoing,
         max_queued_requests=settings.max_queued,
         ray_actor_options={"num_cpus": settings.ingress_cpus},
-        deployment_actors=shard_actors(str(index_root(workspace)), str(workspace / CATALOG), index, settings),
-    ).bind(index, model, settings, encoder, str(workspace / CATALOG))
+        deployment_actors=shard_actors(str(index), catalog, slots, settings),
+    ).bind(str(index), catalog, slots, settings, encoder)
     return application
 
 

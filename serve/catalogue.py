@@ -39,6 +39,10 @@ class LiveCatalogue:
         self._waiting: list[tuple[pa.Table, asyncio.Future[int]]] = []
         self._writing: asyncio.Task[None] | None = None
 
+    def go_on_with(self, manifest: IndexManifest) -> None:
+        """Another index version is live: searches ask for the commit that it holds already, at least."""
+        self._manifest, self.at = manifest, max(self.at, manifest.catalog)
+
     async def current(self, least: int = 0) -> int:
         """The commit to search after; the log is looked at first where that was never done or `least` isn't known yet."""
         wanted = least > self.at or self._looked < 0

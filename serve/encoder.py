@@ -1,4 +1,4 @@
-"""The deployment that holds the model: pixels in, unit vectors out, batched over requests."""
+"""The deployment that holds the models: pixels in, unit vectors out, batched over requests."""
 
 from __future__ import annotations
 
@@ -9,37 +9,60 @@ import numpy as np
 from ray import serve
 
 from fashion_dml.config import Serve
-from fashion_dml.storage import UserError
+from fashion_dml.index.manifest import model_dir
+from fashion_dml.storage import Location, UserError
+from serve.held import Held
 
 
 @serve.deployment(name="encoder")
 class EncoderDeployment:
-    """Batches what arrives within `encoder_wait_ms`; forward passes run one at a time, off the event loop."""
+    """Models by the sha256 of their weights: that of the live index version, and another one while it is changed over to.
 
-    def __init__(self, model: str, sha256: str, settings: Serve) -> None:
+    Batches what arrives within `encoder_wait_ms`; forward passes run one at a time, off the event loop.
+    """
+
+    def __init__(self, index: str, sha256: str, settings: Serve) -> None:
         from fashion_dml.inference.encode import Encoder  # torch: only in this process, not where the application is built
 
-        device = "cuda" if settings.encoder_gpus else "cpu"
-        self._encoder = Encoder(model, device=device, threads=settings.encoder_threads)
-        if self._encoder.sha256 != sha256:
-            raise UserError(
-                f"The model has sha256 {self._encoder.sha256[:12]}, the index was made by {sha256[:12]}: build the index again."
-            )
+        root, device = Location.of(index), "cuda" if settings.encoder_gpus else "cpu"
+
+        def opened(sha256: str) -> Encoder:
+            encoder = Encoder(model_dir(root, sha256), device=device, threads=settings.encoder_threads)
+            if encoder.sha256 != sha256:
+                raise UserError(
+                    f"The model has sha256 {encoder.sha256[:12]}, the index was made by {sha256[:12]}: build it again."
+                )
+            encoder.embed(np.zeros((1, encoder.height, encoder.width, 3), np.uint8))  # the first pass allocates and may compile
+            return encoder
+
+        self._held: Held[Encoder] = Held(opened, settings.keep_s)
+        self._held.open(sha256)
         batching: Any = self._embed  # serve.batch adds these setters
         batching.set_max_batch_size(settings.encoder_batch)
         batching.set_batch_wait_timeout_s(settings.encoder_wait_ms / 1000)
-        warm = np.zeros((1, self._encoder.height, self._encoder.width, 3), np.uint8)
-        self._encoder.embed(warm)  # the first pass allocates and may compile
 
     @serve.batch(max_batch_size=32, batch_wait_timeout_s=0.002)
-    async def _embed(self, pixels: list[np.ndarray]) -> list[np.ndarray]:
-        return list(await asyncio.to_thread(self._encoder.embed, np.stack(pixels)))
+    async def _embed(self, asked: list[tuple[str, np.ndarray]]) -> list[np.ndarray]:
+        found: list[np.ndarray] = [np.empty(0)] * len(asked)
+        for sha256 in {name for name, _ in asked}:  # more than one only while another version goes live
+            places = [i for i, (name, _) in enumerate(asked) if name == sha256]
+            encoder = self._held.get(sha256)
+            if encoder is None:
+                encoder = await asyncio.to_thread(self._held.open, sha256)
+            vectors = await asyncio.to_thread(encoder.embed, np.stack([asked[i][1] for i in places]))
+            for i, vector in zip(places, vectors, strict=True):
+                found[i] = vector
+        return found
 
-    async def __call__(self, pixels: np.ndarray) -> np.ndarray:
-        """uint8 [H, W, 3] to a unit vector, float32 [D]."""
-        vector: Any = await self._embed(pixels)
+    async def __call__(self, sha256: str, pixels: np.ndarray) -> np.ndarray:
+        """uint8 [H, W, 3] to a unit vector of that model, float32 [D]."""
+        vector: Any = await self._embed((sha256, pixels))
         return np.asarray(vector)
 
-    async def identity(self) -> str:
-        """sha256 of the weights."""
-        return self._encoder.sha256
+    async def prepare(self, sha256: str) -> None:
+        """Load a model beside those that are loaded. Raises UserError."""
+        await asyncio.to_thread(self._held.open, sha256)
+
+    async def holds(self, sha256: str) -> bool:
+        """Whether the model is loaded."""
+        return sha256 in self._held.names()

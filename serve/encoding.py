@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,29 +27,38 @@ class ModelInput:
 
 
 class EncoderHandle:
-    """The encoder's deployment, from another process."""
+    """The encoder's deployment, from another process; models are named by the sha256 of their weights."""
 
     def __init__(self, deployment: DeploymentHandle) -> None:
         self._deployment = deployment
 
-    async def embed(self, image: np.ndarray, deadline: float) -> np.ndarray:
+    async def embed(self, sha256: str, image: np.ndarray, deadline: float) -> np.ndarray:
         """uint8 [H, W, 3] to a unit vector, float32 [D]; deadline: of time.monotonic(). Raises Refusal."""
-        try:
+        with _refusing():
             async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
-                return np.asarray(await self._deployment.remote(image))
-        except TimeoutError as error:
-            raise Refusal(
-                503, "too_slow", "The encoder didn't answer before the deadline.", retry_after_s=RETRY_AFTER_S
-            ) from error
-        except (RayActorError, BackPressureError, DeploymentUnavailableError) as error:
-            raise Refusal(
-                503, "encoder_away", "The encoder can't be reached now; try again soon.", retry_after_s=RETRY_AFTER_S
-            ) from error
+                return np.asarray(await self._deployment.remote(sha256, image))
+
+    async def prepare(self, sha256: str) -> None:
+        """Have every replica load a model. Raises UserError, Refusal."""
+        with _refusing():
+            await self._deployment.broadcast("prepare", sha256).results_async()
 
     async def holds(self, sha256: str) -> bool:
         """Whether it answers, and with these weights."""
         try:
             async with asyncio.timeout(ASKED_S):
-                return bool(await self._deployment.identity.remote() == sha256)
+                return bool(await self._deployment.holds.remote(sha256))
         except (TimeoutError, RayActorError, DeploymentUnavailableError):
             return False
+
+
+@contextmanager
+def _refusing() -> Iterator[None]:
+    try:
+        yield
+    except TimeoutError as error:
+        raise Refusal(503, "too_slow", "The encoder didn't answer before the deadline.", retry_after_s=RETRY_AFTER_S) from error
+    except (RayActorError, BackPressureError, DeploymentUnavailableError) as error:
+        raise Refusal(
+            503, "encoder_away", "The encoder can't be reached now; try again soon.", retry_after_s=RETRY_AFTER_S
+        ) from error

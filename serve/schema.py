@@ -112,6 +112,20 @@ class IndexReply(BaseModel):
     )
     attributes: dict[str, list[str]] = Field(description="what searches may filter by: {column: values}")
     verticals: list[VerticalCounts]
+    versions: list[str] = Field(description="what index:activate can make the live one, oldest first")
+
+
+class Activate(BaseModel):
+    """Which index version is to be the live one."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    version: str = Field(description="one of the versions that GET /v1/index names")
+
+
+class Activated(BaseModel):
+    version: str
+    live: bool = Field(description="whether every replica serves it already")
 
 
 class Problem(BaseModel):

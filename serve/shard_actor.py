@@ -1,4 +1,4 @@
-"""The process that holds one index shard. Serve pickles this module by value, so it stays small; torch is never here."""
+"""The process that holds index shards. Serve pickles this module by value, so it stays small; torch is never here."""
 
 from __future__ import annotations
 
@@ -6,44 +6,48 @@ import os
 import sys
 from typing import Any
 
-import numpy as np
 import ray
 
-from fashion_dml.index.filters import Filter
-from fashion_dml.index.follow import Follower
-from fashion_dml.index.live import Item, LiveShard
-from fashion_dml.index.merge import Found
-from fashion_dml.index.shard import Shard
+from fashion_dml.index.manifest import require_current
 from fashion_dml.storage import Location
+from serve.held import Held
+from serve.held_shards import HeldShards
 
 
-@ray.remote
+class NotHeld(Exception):
+    """The actor hasn't opened this index version: `prepare` opens it."""
+
+
+@ray.remote(concurrency_groups={"prepare": 1})  # type: ignore[call-overload]
 class ShardActor:
-    """One shard of one index version and the catalogue's changes since; it loads from storage whenever Serve creates it again.
+    """Some shards of every index version that is asked for; it loads them from storage whenever Serve creates it again.
 
-    `at` is the commit after which the catalogue is looked at; the log is read up to it first.
+    `prepare` runs in a thread of its own, so that searches of another version go on meanwhile.
     """
 
-    def __init__(self, index: str, version: str, shard: int, shards: int, catalog: str, threads: int, gpu: bool) -> None:
-        self._version, self._number = version, shard
-        opened = Shard.open(Location.of(index), version, shard, threads=threads, gpu=gpu)
-        self._live = LiveShard(opened, shard, shards)
-        self._follower = Follower(self._live, Location.of(catalog))
-        self._follower.catch_up()
+    def __init__(
+        self, index: str, slot: int, slots: int, catalog: str, threads: int, gpu: bool, keep_s: float
+    ) -> None:  # fmt: skip
+        root = Location.of(index)
 
-    def describe(self, at: int) -> dict[str, Any]:
-        """What this process holds."""
-        return {
-            "version": self._version, "shard": self._number, "rows": self._live.base.rows, "pid": os.getpid(),
-            "imports_torch": "torch" in sys.modules, "at": self._follower.reach(at), "changed": self._live.changed,
-            "unusable": self._follower.unusable, "verticals": sorted(self._live.base.verticals),
-        }  # fmt: skip
+        def opened(version: str) -> HeldShards:
+            return HeldShards(root, version, slot, slots, Location.of(catalog), threads=threads, gpu=gpu)
 
-    def find(self, queries: np.ndarray, k: int, where: Filter, group_by_product: bool, at: int) -> tuple[list[Found], int]:
-        """(the neighbours of each query, float32 [Q, D], in this shard, the commit they are of)."""
-        reached = self._follower.reach(at)
-        return self._live.find(queries, k, where, group_by_product, reached), reached
+        self._held: Held[HeldShards] = Held(opened, keep_s)
+        self._held.open(require_current(root).version)
 
-    def item(self, item_id: str, at: int) -> Item | None:
-        """What is known of an item; None if this shard doesn't hold it."""
-        return self._live.item(item_id, self._follower.reach(at))
+    @ray.method(concurrency_group="prepare")
+    def prepare(self, version: str) -> None:
+        """Open a version beside those that are open. Raises UserError."""
+        self._held.open(version)
+
+    def ask(self, version: str, method: str, *args: Any) -> Any:
+        """A method of HeldShards, of this version. Raises NotHeld, and what the method raises."""
+        held = self._held.get(version)
+        if held is None:
+            raise NotHeld(version)
+        return getattr(held, method)(*args)
+
+    def process(self) -> dict[str, Any]:
+        """What this process is."""
+        return {"pid": os.getpid(), "imports_torch": "torch" in sys.modules, "versions": self._held.names()}

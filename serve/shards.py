@@ -1,7 +1,8 @@
-"""The pool of shard actors: every shard is asked once, a dead or slow replica is replaced by another one.
+"""The pool of shard actors: every slot is asked once, a dead or slow replica is replaced by another one.
 
-The actors are deployment-scoped: Serve's controller starts, checks and re-creates them. A handle stays bound to the
-process it was resolved for, so it is resolved again when that process has died.
+The shards of an index version are dealt to the slots, shard n to slot n % slots, and each slot has R replicas. The actors are
+deployment-scoped: Serve's controller starts, checks and re-creates them. A handle stays bound to the process it was resolved for, so
+it is resolved again when that process has died.
 """
 
 from __future__ import annotations
@@ -21,50 +22,50 @@ from ray.serve.config import DeploymentActorConfig
 
 from fashion_dml.config import Serve
 from fashion_dml.index.follow import Behind
-from fashion_dml.index.manifest import IndexManifest
-from serve.shard_actor import ShardActor
+from fashion_dml.storage import UserError
+from serve.shard_actor import NotHeld, ShardActor
 
 logger = logging.getLogger("ray.serve")
 AVOID_SECONDS = 2.0  # a replica that has just failed is asked last for so long
 
 
-def actor_name(shard: int, replica: int) -> str:
-    return f"shard-{shard:05d}-replica-{replica}"
+def actor_name(slot: int, replica: int) -> str:
+    return f"shard-{slot:05d}-replica-{replica}"
 
 
-def shard_actors(index: str, catalog: str, manifest: IndexManifest, settings: Serve) -> list[DeploymentActorConfig]:
-    """Shards x replicas, spread over the nodes."""
+def shard_actors(index: str, catalog: str, slots: int, settings: Serve) -> list[DeploymentActorConfig]:
+    """Slots x replicas, spread over the nodes."""
     return [
         DeploymentActorConfig(
-            name=actor_name(shard, replica),
-            actor_class=ShardActor,
-            init_args=(
-                index,
-                manifest.version,
-                shard,
-                len(manifest.shards),
-                catalog,
-                settings.shard_threads,
-                settings.shard_gpus > 0,
-            ),
-            actor_options={
-                "num_cpus": settings.shard_cpus,
-                "num_gpus": settings.shard_gpus,
-                "scheduling_strategy": "SPREAD",
-            },
+            name=actor_name(slot, replica), actor_class=ShardActor,
+            init_args=(index, slot, slots, catalog, settings.shard_threads, settings.shard_gpus > 0, settings.keep_s),
+            actor_options={"num_cpus": settings.shard_cpus, "num_gpus": settings.shard_gpus, "scheduling_strategy": "SPREAD"},
         )
-        for shard in range(len(manifest.shards))
+        for slot in range(slots)
         for replica in range(settings.shard_replicas)
-    ]
+    ]  # fmt: skip
 
 
 class ReplicaGone(Exception):
-    """This replica of a shard can't be reached now."""
+    """This replica of a slot can't be reached now."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where an index version lies in the pool: rows of each slot that holds some of its shards."""
+
+    version: str
+    rows: tuple[int, ...]
+
+    @classmethod
+    def of(cls, version: str, shards: Sequence[int], slots: int) -> Layout:
+        """shards: rows of each."""
+        return cls(version, tuple(sum(shards[slot::slots]) for slot in range(min(slots, len(shards)))))
 
 
 @dataclass(frozen=True)
 class Answers:
-    """One answer a shard, None where no replica answered in time; coverage: share of the index's rows behind the answers."""
+    """One answer a slot, None where no replica answered in time; coverage: share of the index's rows behind the answers."""
 
     of_shards: list[Any]
     coverage: float
@@ -75,27 +76,50 @@ class Answers:
 
 
 class ShardPool:
-    """Lives in an ingress replica; `rows` are the rows of each shard."""
+    """Lives in an ingress replica."""
 
-    def __init__(self, rows: Sequence[int], replicas: int, hedge_s: float) -> None:
-        self._rows, self._replicas, self._hedge_s = rows, replicas, hedge_s
+    def __init__(self, slots: int, replicas: int, hedge_s: float) -> None:
+        self.slots, self._replicas, self._hedge_s = slots, replicas, hedge_s
         self._handles: dict[str, ActorHandle] = {}
         self._failed: dict[str, float] = {}
         self._turn = itertools.count()
 
-    async def ask(self, method: str, *args: Any, deadline: float) -> Answers:
-        """Call `method` on one replica of every shard; `deadline` is a time of time.monotonic().
+    async def prepare(self, layout: Layout) -> None:
+        """Have every replica open a version. Raises UserError unless at least one of each slot does; the others open it when asked."""
+        slots = range(len(layout.rows))
+        for tried in await asyncio.gather(*(self._prepare_slot(slot, layout.version) for slot in slots)):
+            if all(tried):
+                raise UserError(f"Index version {layout.version} can't be opened: {tried[0]}")
 
-        Answers are wrapped, (answer,), so that None from an actor differs from no answer.
+    async def _prepare_slot(self, slot: int, version: str) -> list[str]:
+        """What went wrong in each replica; "" where nothing did."""
+
+        async def one(name: str) -> str:
+            try:
+                await (await self._resolve(name)).prepare.remote(version)
+            except (RayActorError, ReplicaGone) as error:
+                self._lost(name)
+                return f"{name} is away ({type(error).__name__})"
+            except UserError as error:
+                return str(error.args[0] if error.args else error)
+            return ""
+
+        return list(await asyncio.gather(*(one(actor_name(slot, replica)) for replica in range(self._replicas))))
+
+    async def ask(self, layout: Layout, method: str, *args: Any, deadline: float) -> Answers:
+        """Call `method` of HeldShards on one replica of every slot; `deadline` is a time of time.monotonic().
+
+        Answers are wrapped, (answer,), so that None from an actor differs from no answer. Raises Untranslated.
         """
-        turn = next(self._turn)
-        found = await asyncio.gather(*(self._ask(shard, turn, method, args, deadline) for shard in range(len(self._rows))))
-        total = sum(self._rows)
-        reached = sum(rows for rows, answer in zip(self._rows, found, strict=True) if answer is not None)
+        turn, slots = next(self._turn), range(len(layout.rows))
+        call = (layout.version, method, *args)
+        found = await asyncio.gather(*(self._ask(slot, turn, call, deadline) for slot in slots))
+        total = sum(layout.rows)
+        reached = sum(rows for rows, answer in zip(layout.rows, found, strict=True) if answer is not None)
         return Answers(found, reached / total if total else float(None not in found))
 
-    async def _ask(self, shard: int, turn: int, method: str, args: tuple[Any, ...], deadline: float) -> tuple[Any] | None:
-        names = [actor_name(shard, (turn + i) % self._replicas) for i in range(self._replicas)]
+    async def _ask(self, slot: int, turn: int, call: tuple[Any, ...], deadline: float) -> tuple[Any] | None:
+        names = [actor_name(slot, (turn + i) % self._replicas) for i in range(self._replicas)]
         names.sort(key=lambda name: time.monotonic() - self._failed.get(name, -AVOID_SECONDS) < AVOID_SECONDS)
         pending: set[asyncio.Task[tuple[Any]]] = set()
         try:
@@ -104,7 +128,7 @@ class ShardPool:
                 if left <= 0:
                     return None
                 if names:
-                    pending.add(asyncio.create_task(self._call(names.pop(0), method, args)))
+                    pending.add(asyncio.create_task(self._call(names.pop(0), call)))
                 wait = min(left, self._hedge_s) if names else left
                 done, pending = await asyncio.wait(pending, timeout=wait, return_when=asyncio.FIRST_COMPLETED)
                 for task in done:
@@ -117,16 +141,20 @@ class ShardPool:
             for task in pending:
                 task.cancel()
 
-    async def _call(self, name: str, method: str, args: tuple[Any, ...]) -> tuple[Any]:
+    async def _call(self, name: str, call: tuple[Any, ...]) -> tuple[Any]:
         cached = self._handles.get(name)
         for handle in (cached, None) if cached else (None,):  # a dead handle is resolved anew once: the actor may be back
             try:
                 live = handle or await self._resolve(name)
-                answer = await getattr(live, method).remote(*args)
+                try:
+                    answer = await live.ask.remote(*call)
+                except NotHeld:  # Serve has created it again, or the version was let go
+                    await live.prepare.remote(call[0])
+                    answer = await live.ask.remote(*call)
             except RayActorError:
                 self._lost(name)
                 continue
-            except Behind as error:  # another replica may have read what this one can't
+            except (Behind, NotHeld) as error:  # another replica may have read what this one can't
                 logger.error("%s can't follow the catalogue: %s", name, error)
                 self._failed[name] = time.monotonic()
                 raise ReplicaGone(name) from error

@@ -12,12 +12,12 @@ import pyarrow as pa
 
 from fashion_dml.config import Index, Serve
 from fashion_dml.index.changes import attributes_of, changes_schema, concat, deletes, upserts
-from fashion_dml.index.manifest import IndexManifest
 from fashion_dml.storage import UserError
 from serve.catalogue import LiveCatalogue, TooMuchWaits
 from serve.changes import Changes, Upsert
-from serve.encoding import EncoderHandle, ModelInput
 from serve.errors import RETRY_AFTER_S, Refusal
+from serve.generation import Generation
+from serve.live_index import LiveIndex
 from serve.query import pixels_and_thumbnail, unit_vector
 
 logger = logging.getLogger("ray.serve")
@@ -26,18 +26,13 @@ logger = logging.getLogger("ray.serve")
 class CatalogueWriter:
     """Lives in an ingress replica: embeds what comes with a photo, and puts changes into the log."""
 
-    def __init__(
-        self, manifest: IndexManifest, model: ModelInput, settings: Serve, encoder: EncoderHandle, catalogue: LiveCatalogue
-    ) -> None:
-        self._manifest, self._model, self._catalogue = manifest, model, catalogue
-        self._encoder, self._deadline_s = encoder, settings.deadline_s
-        self._schema = changes_schema(manifest.dim, len(manifest.attributes))
-        self._side = int((manifest.config or {}).get("thumbnail_side", Index().thumbnail_side))
+    def __init__(self, versions: LiveIndex, settings: Serve, catalogue: LiveCatalogue) -> None:
+        self._versions, self._catalogue, self._deadline_s = versions, catalogue, settings.deadline_s
 
     async def change(self, changes: Changes) -> dict[str, Any]:
         """A Changed, when the changes are durable. Raises Refusal; then nothing of them is, but after `too_slow` they may be."""
         deadline = time.monotonic() + self._deadline_s
-        table = await self._table(changes, deadline)
+        table = await self._table(self._versions.live, changes, deadline)
         try:
             async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
                 version = await self._catalogue.append(table)
@@ -55,28 +50,30 @@ class CatalogueWriter:
             raise Refusal(503, "catalog_away", "The catalogue can't be written to now; the service's log says why.") from error
         return {"catalog": version, "upserted": len(changes.upserts), "deleted": len(changes.deletes)}
 
-    async def _table(self, changes: Changes, deadline: float) -> pa.Table:
+    async def _table(self, live: Generation, changes: Changes, deadline: float) -> pa.Table:
         """The changes as a batch of the catalogue. Raises Refusal."""
-        items, schema = changes.upserts, self._schema
-        drawn = await asyncio.gather(*(self._drawn(item, deadline) for item in items))
+        items, manifest = changes.upserts, live.manifest
+        schema = changes_schema(manifest.dim, len(manifest.attributes))
+        drawn = await asyncio.gather(*(self._drawn(live, item, deadline) for item in items))
         try:
             parts = [deletes(schema, changes.deletes)] if changes.deletes else []
             if items:
                 parts.append(upserts(
                     schema, [i.item_id for i in items], product_ids=[i.product_id for i in items],
                     verticals=[i.vertical for i in items], vectors=np.stack([vector for vector, _ in drawn]),
-                    attributes=np.stack([attributes_of(i.attributes, self._manifest.attributes) for i in items]),
-                    thumbnails=[picture for _, picture in drawn], model=self._manifest.model,
+                    attributes=np.stack([attributes_of(i.attributes, manifest.attributes) for i in items]),
+                    thumbnails=[picture for _, picture in drawn], model=manifest.model,
                 ))  # fmt: skip
             return concat(parts)
         except UserError as error:
             raise Refusal(422, "bad_change", str(error)) from error
 
-    async def _drawn(self, item: Upsert, deadline: float) -> tuple[np.ndarray, bytes]:
+    async def _drawn(self, live: Generation, item: Upsert, deadline: float) -> tuple[np.ndarray, bytes]:
         """(its vector float32 [D], its thumbnail, b"" without an image). Raises Refusal."""
-        vector = None if item.vector is None else unit_vector(item.vector, self._manifest.dim)
+        vector = None if item.vector is None else unit_vector(item.vector, live.manifest.dim)
         if (data := item.image()) is None:
             assert vector is not None  # one of them is there: ItemFields sees to it
             return vector, b""
-        image, picture = await asyncio.to_thread(pixels_and_thumbnail, data, self._model.height, self._model.width, self._side)
-        return (await self._encoder.embed(image, deadline) if vector is None else vector), picture
+        side = int((live.manifest.config or {}).get("thumbnail_side", Index().thumbnail_side))
+        image, picture = await asyncio.to_thread(pixels_and_thumbnail, data, live.model.height, live.model.width, side)
+        return (await live.embed(image, deadline) if vector is None else vector), picture

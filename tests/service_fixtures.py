@@ -35,9 +35,9 @@ def stored_photos(workspace: str) -> list[Photo]:
     return [Photo(r["image_id"], r["product_id"], r["vertical"], r["image"]) for r in rows]
 
 
-def small_model(photos: list[Photo]) -> Embedder:
+def small_model(photos: list[Photo], seed: int = 3) -> Embedder:
     """Random weights whose statistics fit these photos, so that it tells them apart."""
-    torch.manual_seed(3)
+    torch.manual_seed(seed)
     module = Embedder(Model(trunk="test_efficientnet", weights="none", dim=32, batch_norm="live"), 64, 48).train()
     images = torch.from_numpy(np.stack([decode(p.data, 64, 48) for p in photos])).permute(0, 3, 1, 2)
     with torch.no_grad():

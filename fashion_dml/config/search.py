@@ -79,6 +79,9 @@ class Index(Section):
     )
     thumbnail_side: Annotated[int, Field(ge=32, le=512)] = Field(192, description="longest side of a thumbnail, pixels")
     keep_versions: Positive = Field(3, description="index versions kept beside the live one")
+    leave_out_vectors: bool = Field(
+        False, description="leave out items that came over HTTP as a vector of another model and without a picture, not refuse"
+    )
 
 
 class Serve(Section):
@@ -88,6 +91,10 @@ class Serve(Section):
     port: Annotated[int, Field(ge=0, le=65535)] = Field(8000, description="port the HTTP proxy listens on")
     shard_replicas: Annotated[int, Field(ge=1, le=16)] = Field(
         2, description="actors that hold each index shard; 2 or more survive a death"
+    )
+    shard_actors: Annotated[int, Field(ge=0, le=4096)] = Field(
+        0,
+        description="actors that index shards are dealt to, times shard_replicas; 0: as many as the index has shards at the start",
     )
     shard_cpus: Annotated[float, Field(ge=0)] = Field(0.1, description="CPUs a shard actor asks for")
     shard_threads: Positive = Field(1, description="FAISS threads of a shard actor")
@@ -109,6 +116,12 @@ class Serve(Section):
     )
     hedge_s: Annotated[float, Field(gt=0)] = Field(
         0.5, description="seconds after which a silent shard's other replica is asked too"
+    )
+    index_poll_s: Annotated[float, Field(gt=0)] = Field(
+        1, description="seconds between looks which index version is the live one"
+    )
+    keep_s: Annotated[float, Field(gt=0)] = Field(
+        60, description="seconds that an index version, or a model, stays open after its last use once another one is live"
     )
     catalog_poll_s: Annotated[float, Field(gt=0)] = Field(
         1,

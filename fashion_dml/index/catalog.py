@@ -25,7 +25,7 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -258,11 +258,14 @@ class Catalog:
             for commit, table in zip(commits, concurrently(self._batch, commits, AHEAD), strict=True):
                 yield commit.version, table
 
-    def state(self, upto: int | None = None) -> pa.Table:
-        """The last change of each item, deletes too, in commit order and numbered anew. All of it in memory."""
+    def state(self, upto: int | None = None, seen_as: Callable[[int, pa.Table], pa.Table] = lambda _, table: table) -> pa.Table:
+        """The last change of each item, deletes too, in commit order and numbered anew. All of it in memory.
+
+        seen_as: (commit, its changes) to the changes that are taken in their place.
+        """
         whole, pending, rows = self.schema.empty_table(), list[pa.Table](), 0
-        for _, table in self.since(0, upto):
-            pending.append(table)
+        for commit, table in self.since(0, upto):
+            pending.append(seen_as(commit, table))
             rows += table.num_rows
             if rows > whole.num_rows + MOST_CHANGES:
                 whole, pending, rows = last_of(pa.concat_tables([whole, *pending])), [], 0

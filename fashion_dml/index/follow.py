@@ -6,6 +6,7 @@ import logging
 
 from fashion_dml.index.catalog import Catalog
 from fashion_dml.index.live import LiveShard
+from fashion_dml.index.translate import Untranslated, translated
 from fashion_dml.storage import Location, UserError
 
 logger = logging.getLogger(__name__)
@@ -16,14 +17,17 @@ class Behind(UserError):
 
 
 class Follower:
-    """Attributes: shard, unusable (what is wrong with the commit that the shard stopped before; "" if it hasn't).
+    """Attributes: shard, unusable (what is wrong with the commit that the shard stopped before; "" if it hasn't), hidden (changed
+    items that this index can't find, since they came as a vector of another model without a picture).
 
-    A commit that no search can use, since its vectors are of another model, ends what is followed: all shards of the version stop
-    before the same one, so that their answers are of one state of the catalogue. An index of the new model goes on from there.
+    A commit with vectors of another model is followed when these have been translated (see `translate`). One that no search can
+    use, since it is of another dimension, ends what is followed: all shards of the version stop before the same one, so
+    that their answers are of one state of the catalogue.
     """
 
     def __init__(self, shard: LiveShard, catalog: Location) -> None:
         self.shard, self.unusable = shard, ""
+        self.hidden: set[str] = set()
         self._location = catalog
         self._catalog: Catalog | None = None
 
@@ -33,21 +37,25 @@ class Follower:
         try:
             if (self._location / "_delta_log").exists():
                 self.reach(self._log().latest())
+        except Untranslated as error:
+            logger.info("Commit %d of the catalogue waits for vectors of this index's model", error.commit)
         except (UserError, OSError) as error:
             logger.error("The live catalogue can't be read now; the shard stays at commit %d: %s", self.shard.version, error)
 
     def reach(self, commit: int) -> int:
-        """Apply what isn't applied of the commits up to this one; the commit to search after. Raises Behind."""
+        """Apply what isn't applied of the commits up to this one; the commit to search after. Raises Behind, Untranslated."""
         if commit <= self.shard.version or self.unusable:
             return min(commit, self.shard.version)
         try:
             for version, changes in self._log().since(self.shard.version, commit):
+                changes, hidden = translated(changes, self._location, self.shard.base.model, version)
                 try:
                     self.shard.apply(version, changes)
                 except UserError as error:
                     self.unusable = str(error)
                     logger.error("The live catalogue is followed up to commit %d only: %s", self.shard.version, error)
                     return self.shard.version
+                self.hidden = (self.hidden - set(changes["item_id"].to_pylist())) | set(hidden)
         except UserError as error:
             raise Behind(str(error)) from error
         self.shard.passed(commit)

@@ -5,6 +5,8 @@
     index/versions/<v>/shard-NNNNN/{vectors.faiss, vectors.bin, items.arrow}, for an approximate kind candidates.faiss too:
         the empty index that reads the codes, the codes alone, the items, the index that proposes
     index/versions/<v>/trained/{vectors.faiss, candidates.faiss}   empty indexes that the shards began with
+    index/models/<sha256>/                      the model of one or more versions, so that a version can be served, also again
+        after the workspace's unified model has changed
 
 FAISS files from strangers are a memory-safety risk, so a file is opened only if the manifest lists it with its digest.
 """
@@ -16,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fashion_dml.storage import Location, UserError, read_manifest, require_manifest
+from fashion_dml.storage import MANIFEST, Location, UserError, publish, read_manifest, require_manifest
 
 KIND = "index"
 KINDS = ("flat", "ivf", "ivf_pq", "hnsw")
@@ -123,7 +125,10 @@ def require_current(index: Location) -> IndexManifest:
 
 
 def activate(index: Location, version: str) -> None:
-    """Make a complete version the live one, atomically."""
+    """Make a complete version the live one, atomically. Raises UserError where there is none of this name."""
+    version_dir(index, version)
+    if version not in (known := versions(index)):
+        raise UserError(f"There is no index version {version[:80]!r}; known are {', '.join(known) or 'none'}.")
     load(index, version)
     (index / CURRENT).write_bytes(f"{version}\n".encode())
 
@@ -133,8 +138,28 @@ def versions(index: Location) -> list[str]:
     return [d.name for d in (index / "versions").children() if VERSION_NAME.fullmatch(d.name) and read_manifest(d) is not None]
 
 
+def model_dir(index: Location, sha256: str) -> Location:
+    """Where the model with these weights lies, that versions are searched with."""
+    return index / "models" / sha256[:16]
+
+
+def keep_model(index: Location, source: Location, sha256: str) -> None:
+    """Copy a model directory beside the versions, unless it is there. Raises UserError if its weights are others."""
+    target = model_dir(index, sha256)
+    if read_manifest(target) is not None:
+        return
+    manifest = require_manifest(source, made_by="python -m jobs.distill")
+    if manifest["sha256"] != sha256:
+        raise UserError(f"{source} holds the model {manifest['sha256'][:12]}, not {sha256[:12]}: build the index again.")
+    with publish(target) as draft:
+        for file in (f for f in source.children() if f.is_file() and f.name != MANIFEST):
+            (draft / file.name).write_bytes(file.read_bytes())
+        (draft / MANIFEST).write_json(manifest)
+
+
 def prune(index: Location, keep: int) -> list[str]:
-    """Delete all but the live version and the `keep` newest complete others, and leftovers of builds begun before the live one.
+    """Delete all but the live version and the `keep` newest complete others, leftovers of builds begun before the live one, and
+    models that none of these was made by.
 
     Returns the names that were deleted.
     """
@@ -147,10 +172,19 @@ def prune(index: Location, keep: int) -> list[str]:
     ]
     gone = [v for v in complete if v not in kept] + leftovers
     for name in gone:
-        directory = index / "versions" / name
-        (directory / "manifest.json").delete()  # first: a half-deleted version must not look complete
-        directory.delete()
+        _delete(index / "versions" / name)
+    named = {
+        model_dir(index, manifest["model"]).name for v in versions(index) if (manifest := read_manifest(index / "versions" / v))
+    }
+    for directory in (index / "models").children():
+        if directory.name not in named:
+            _delete(directory)
     return sorted(gone)
+
+
+def _delete(directory: Location) -> None:
+    (directory / MANIFEST).delete()  # first: what is half deleted must not look complete
+    directory.delete()
 
 
 def verified_file(index: Location, manifest: IndexManifest, relative: str) -> Path:

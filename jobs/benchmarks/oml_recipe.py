@@ -9,13 +9,15 @@ The library asks for numpy below 2, so this runs in a virtual environment of its
 
 Its parts, as in the library's recipe for In-Shop photos: batches of CategoryBalanceSampler, TripletLossWithMiner with
 HardTripletsMiner. Trunk, start, photos, augmentation, optimiser and number of images are those of our joint model, so that
-what differs is the recipe. Reads `<workspace>/dataset` and `<workspace>/specialists/initial`; writes
-`<workspace>/baselines/oml-triplet/model`.
+what differs is the recipe. With `--finer-images` it goes on for a second cycle on larger photos, as our fine-tuning does.
+Reads `<workspace>/dataset` and `<workspace>/specialists/initial`; writes `<workspace>/baselines/oml-triplet/model` and
+`<workspace>/baselines/oml-triplet-finer/model`.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
 import time
 
@@ -26,10 +28,11 @@ from oml.losses.triplet import TripletLossWithMiner
 from oml.miners.inbatch_hard_tri import HardTripletsMiner
 from oml.samplers.category_balance import CategoryBalanceSampler
 
-from fashion_dml.config import Augment, Model, Optim
+from fashion_dml.config import Augment, Finetune, Model, Optim
 from fashion_dml.data.augment import augment, draws
 from fashion_dml.data.read import decode_batch
 from fashion_dml.data.schema import Dataset
+from fashion_dml.models.embedder import Embedder
 from fashion_dml.models.store import load_model, save_model
 from fashion_dml.storage import Location, UserError, manifest_sha256
 from fashion_dml.training.optim import rate
@@ -54,10 +57,43 @@ def photos(dataset: Dataset, height: int, width: int) -> tuple[torch.Tensor, np.
     return torch.from_numpy(np.concatenate(pixels)[pairs]), label[pairs], np.array(verticals)[pairs]
 
 
+def train(
+    model: Embedder, data: tuple[torch.Tensor, np.ndarray, np.ndarray], steps: int, optim: Optim, seed: int, began: float
+) -> None:
+    """One cycle of the recipe, in place; data as `photos` gives it, began: of time.monotonic(), for what is printed."""
+    images, labels, verticals = data
+    groups = [{"params": [p for p in model.trunk.parameters() if p.requires_grad], "peak": optim.learning_rate},
+              {"params": list(model.head.parameters()), "peak": optim.learning_rate * optim.head_multiplier}]  # fmt: skip
+    optimizer = torch.optim.AdamW(groups, lr=optim.learning_rate, weight_decay=optim.weight_decay)
+    criterion = TripletLossWithMiner(margin=MARGIN, miner=HardTripletsMiner())
+    np.random.seed(seed)
+    sampler = CategoryBalanceSampler(
+        labels.tolist(), dict(zip(labels.tolist(), verticals.tolist(), strict=True)),
+        n_categories=VERTICALS, n_labels=PRODUCTS, n_instances=IMAGES, resample_labels=True,
+    )  # fmt: skip
+    batches = itertools.chain.from_iterable(itertools.repeat(sampler))
+    for step, chosen in enumerate(itertools.islice(batches, steps)):
+        for group in optimizer.param_groups:
+            group["lr"] = group["peak"] * rate(step, steps, optim.warmup)
+        row = torch.arange(len(chosen))
+        uniform = draws(torch.zeros_like(row), row, seed=seed, epoch=0, step=step)
+        x = model(augment(images[chosen], Augment(), uniform))
+        loss = criterion(x, torch.from_numpy(labels[chosen]))
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), optim.clip)
+        optimizer.step()
+        if (step + 1) % 100 == 0 or step + 1 == steps:
+            print(f"step {step + 1} of {steps}, loss {loss.item():.4f}, {time.monotonic() - began:.0f} s", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workspace", required=True, help="of the run to compare with")
-    parser.add_argument("--images", type=int, required=True, help="images to train on, in all")
+    parser.add_argument("--images", type=int, required=True, help="images to train on, at the size of the run")
+    parser.add_argument("--finer-images", type=int, default=0, help="images to go on with, at the finer size; 0: none")
+    parser.add_argument("--finer-size", type=int, nargs=2, default=(160, 120), help="height and width of those, pixels")
+    parser.add_argument("--finer-rate", type=float, default=Finetune().optim.learning_rate, help="finetune.optim.learning_rate")
     parser.add_argument("--frozen-stages", type=int, default=0, help="model.frozen_stages of that run")
     parser.add_argument("--learning-rate", type=float, default=Optim().learning_rate, help="specialists.optim.learning_rate")
     parser.add_argument("--seed", type=int, default=0)
@@ -66,45 +102,22 @@ def main() -> None:
     dataset = Dataset.open(workspace / "dataset")
     loaded = load_model(workspace / "specialists" / "initial")
     settings = Model(**{**loaded.module.settings.model_dump(), "weights": "none", "frozen_stages": args.frozen_stages})
-    model = type(loaded.module)(settings, loaded.height, loaded.width)
-    model.load_state_dict(loaded.module.state_dict())
-    model.to(memory_format=torch.channels_last).train()
-    images, labels, verticals = photos(dataset, loaded.height, loaded.width)
-
-    optim = Optim(learning_rate=args.learning_rate)
-    head = optim.learning_rate * optim.head_multiplier
-    groups = [{"params": [p for p in model.trunk.parameters() if p.requires_grad], "peak": optim.learning_rate},
-              {"params": list(model.head.parameters()), "peak": head}]  # fmt: skip
-    optimizer = torch.optim.AdamW(groups, lr=optim.learning_rate, weight_decay=optim.weight_decay)
-    criterion = TripletLossWithMiner(margin=MARGIN, miner=HardTripletsMiner())
-    np.random.seed(args.seed)
-    sampler = CategoryBalanceSampler(
-        labels.tolist(), dict(zip(labels.tolist(), verticals.tolist(), strict=True)),
-        n_categories=VERTICALS, n_labels=PRODUCTS, n_instances=IMAGES, resample_labels=True,
-    )  # fmt: skip
-    steps, step = args.images // (VERTICALS * PRODUCTS * IMAGES), 0
-    while step < steps:
-        for chosen in sampler:
-            for group in optimizer.param_groups:
-                group["lr"] = group["peak"] * rate(step, steps, optim.warmup)
-            row = torch.arange(len(chosen))
-            uniform = draws(torch.zeros_like(row), row, seed=args.seed, epoch=0, step=step)
-            x = model(augment(images[chosen], Augment(), uniform))
-            loss = criterion(x, torch.from_numpy(labels[chosen]))
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), optim.clip)
-            optimizer.step()
-            step += 1
-            if step % 100 == 0 or step == steps:
-                print(f"step {step} of {steps}, loss {loss.item():.4f}, {time.monotonic() - began:.0f} s", flush=True)
-            if step == steps:
-                break
-    save_model(
-        workspace / "baselines" / "oml-triplet" / "model", model.eval(), config={**vars(args), "margin": MARGIN},
-        inputs={"dataset": manifest_sha256(dataset.location)}, seconds=time.monotonic() - began, steps=steps,
-        images=steps * VERTICALS * PRODUCTS * IMAGES, name="oml-triplet",
-    )  # fmt: skip
+    state, seen = loaded.module.state_dict(), 0
+    cycles = [("oml-triplet", args.images, (loaded.height, loaded.width), args.learning_rate)]
+    if args.finer_images:
+        cycles.append(("oml-triplet-finer", args.finer_images, tuple(args.finer_size), args.finer_rate))
+    for cycle, (name, images, size, learning_rate) in enumerate(cycles):
+        model = type(loaded.module)(settings, *size)
+        model.load_state_dict(state)
+        model.to(memory_format=torch.channels_last).train()
+        steps = images // (VERTICALS * PRODUCTS * IMAGES)
+        train(model, photos(dataset, *size), steps, Optim(learning_rate=learning_rate), args.seed + cycle, began)
+        state, seen = model.state_dict(), seen + steps * VERTICALS * PRODUCTS * IMAGES
+        save_model(
+            workspace / "baselines" / name / "model", model.eval(), config={**vars(args), "margin": MARGIN},
+            inputs={"dataset": manifest_sha256(dataset.location)}, seconds=time.monotonic() - began, steps=steps, images=seen,
+            name=name,
+        )  # fmt: skip
 
 
 if __name__ == "__main__":

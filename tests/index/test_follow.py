@@ -5,14 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from index_catalogue import VOCABULARY, Catalogue
 
 from fashion_dml.index.catalog import Catalog
-from fashion_dml.index.changes import deletes, upserts
+from fashion_dml.index.changes import concat, deletes, upserts
 from fashion_dml.index.follow import Behind, Follower
 from fashion_dml.index.live import LiveShard
 from fashion_dml.index.shard import Shard
+from fashion_dml.index.translate import Untranslated, keep, to_translate
 from fashion_dml.storage import Location
 
 DIM = 8
@@ -34,12 +36,15 @@ def follower(tmp_path: Path, base: Catalogue) -> Follower:
     return Follower(LiveShard(Shard.open(Location.of(tmp_path / "index"), "v1", 0), 0, 1), Location.of(tmp_path / "catalog"))
 
 
-def added(catalog: Catalog, item_id: str, model: str = "a" * 64) -> int:
-    vector = np.eye(DIM, dtype=np.float32)[:1]
-    return catalog.append(upserts(
-        catalog.schema, [item_id], product_ids=["new"], verticals=["hats"], vectors=vector,
+def one(catalog: Catalog, item_id: str, model: str = "a" * 64) -> pa.Table:
+    return upserts(
+        catalog.schema, [item_id], product_ids=["new"], verticals=["hats"], vectors=np.eye(DIM, dtype=np.float32)[:1],
         attributes=np.zeros((1, len(VOCABULARY)), np.int8), thumbnails=[b""], model=model,
-    ))  # fmt: skip
+    )  # fmt: skip
+
+
+def added(catalog: Catalog, item_id: str, model: str = "a" * 64) -> int:
+    return catalog.append(one(catalog, item_id, model))
 
 
 def test_commits_are_read_as_they_are_asked_for(follower: Follower, catalog: Catalog, base: Catalogue):
@@ -92,11 +97,52 @@ def test_a_log_that_cannot_be_read_is_told_and_read_later(follower: Follower, ca
     assert follower.reach(second) == second
 
 
-def test_a_commit_of_another_model_ends_what_is_followed(follower: Follower, catalog: Catalog):
+def test_a_commit_of_another_model_waits_for_its_translation(follower: Follower, catalog: Catalog):
     first = added(catalog, "one")
-    added(catalog, "other", model="b" * 64)
+    other = added(catalog, "other", model="b" * 64)
     last = added(catalog, "three")
-    assert follower.reach(last) == first
-    assert "the model bbbbbbbbbbbb" in follower.unusable
-    assert follower.reach(last) == first
-    assert follower.shard.item("three") is None
+    with pytest.raises(Untranslated) as waits:
+        follower.reach(last)
+    assert (waits.value.commit, follower.shard.version) == (other, first)
+    ((commit, rows),) = to_translate(catalog, "a" * 64, 0, last)
+    assert (commit, rows["item_id"].to_pylist()) == (other, ["other"])
+    keep(catalog.location, "a" * 64, commit, rows, np.eye(DIM, dtype=np.float32)[3:4])
+    assert not [*to_translate(catalog, "a" * 64, 0, last)]
+    assert follower.reach(last) == last
+    assert follower.shard.item("other").vector.tolist() == np.eye(DIM)[3].tolist()
+    assert follower.shard.item("three") is not None
+    assert [c for c, _ in to_translate(catalog, "b" * 64, 0, last)] == [first, last]  # an index of the other model
+
+
+def test_items_without_a_picture_are_hidden_until_they_come_again(follower: Follower, catalog: Catalog, base: Catalogue):
+    known = base.item_ids[0]
+    commit = catalog.append(concat([
+        one(catalog, known, "b" * 64), one(catalog, "mine"), one(catalog, "other", "b" * 64), deletes(catalog.schema, ["other"]),
+    ]))  # fmt: skip
+    ((_, rows),) = to_translate(catalog, "a" * 64, 0, commit)
+    assert rows["item_id"].to_pylist() == [known]  # what counts is the last change of each
+    keep(catalog.location, "a" * 64, commit, rows, np.full((1, DIM), np.nan, np.float32))
+    follower.reach(commit)
+    assert follower.shard.item(known) is None  # it isn't what the index holds any more
+    assert follower.shard.item("mine") is not None
+    assert follower.hidden == {known}
+    follower.reach(added(catalog, known))
+    assert follower.shard.item(known) is not None
+    assert follower.hidden == set()
+
+
+def test_a_damaged_translation_is_told(follower: Follower, catalog: Catalog):
+    commit = added(catalog, "other", model="b" * 64)
+    ((_, rows),) = to_translate(catalog, "a" * 64, 0, commit)
+    keep(catalog.location, "a" * 64, commit, rows, np.eye(DIM, dtype=np.float32)[:1])
+    (file,) = Path(catalog.location.path).glob("_vectors/*/*.parquet")
+    whole = file.read_bytes()
+    file.write_bytes(whole[:50])
+    with pytest.raises(Behind, match=r"is damaged .* delete it"):
+        follower.reach(commit)
+    other = one(catalog, "another")
+    keep(catalog.location, "a" * 64, commit, other, np.eye(DIM, dtype=np.float32)[:1])
+    with pytest.raises(Behind, match="holds other items than commit"):
+        follower.reach(commit)
+    file.write_bytes(whole)
+    assert follower.reach(commit) == commit

@@ -84,7 +84,7 @@ def test_version_names_can_lead_nowhere_else(index: Location, name: str):
 
 def test_only_complete_versions_become_current(index: Location):
     (Path(index.path) / "versions" / "v2").mkdir()
-    with pytest.raises(UserError, match="no complete result"):
+    with pytest.raises(UserError, match="no index version 'v2'; known are v1"):
         activate(index, "v2")
     assert current(index) == "v1"
 

@@ -8,15 +8,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from service_fixtures import small_model
 
 from fashion_dml.data.thumbnail import thumbnail
 from fashion_dml.index.catalog import Catalog
 from fashion_dml.index.changes import deletes, upserts
-from fashion_dml.index.manifest import activate, current, index_root, load, versions
+from fashion_dml.index.manifest import activate, current, index_root, load, model_dir, prune, versions
 from fashion_dml.index.shard import Shard
+from fashion_dml.inference.encode import Encoder
+from fashion_dml.models.store import load_model, save_model
 from fashion_dml.storage import Location, UserError
 from jobs.build_index import BuildIndexSettings, build, entry
-from serve.app import matching, read_settings
+from serve.app import build as app
+from serve.app import read_settings
 
 pytestmark = pytest.mark.serve
 
@@ -128,9 +132,6 @@ def test_changes_of_the_catalogue_are_folded_in(aside, photos):
     assert not any(s.row_of(i) >= 0 for s in shards for i in (gone.item_id, "never-there"))
     assert after.verticals["hats"] == {"items": 1, "products": 1}
     assert build(aside)["built"] is False
-    catalog.append(upserts(catalog.schema, ["a", "b"], **rows, model="0" * 64))
-    with pytest.raises(UserError, match=r"2 changed items in .* of the model 000000000000"):
-        build(aside)
 
 
 def test_too_many_shards(settings, built, capsys):
@@ -149,15 +150,66 @@ def test_thumbnails_are_not_encoded_twice(photos):
     assert len(thumbnail(photos[0].data, 64, 96, 48)) < len(photos[0].data)
 
 
-def test_an_index_of_another_model_is_refused(settings, built, index):
+def test_a_version_without_its_model_is_refused(settings, built, index):
     file = Path(index.path) / "versions" / built["version"] / "manifest.json"
     good = file.read_text()
     try:
         file.write_text(json.dumps(json.loads(good) | {"model": "f" * 64}))
-        with pytest.raises(UserError, match="made by model ffffffffffff"):
-            matching(Location.of(settings.workspace))
+        with pytest.raises(UserError, match=r"models/f{16}: run .*build_index"):
+            app({"workspace": settings.workspace})
     finally:
         file.write_text(good)
+
+
+def test_a_version_keeps_its_model(aside, photos):
+    """Another model, another version: both can be served; what no version is of goes with the last of them."""
+    index, model = index_root(Location.of(aside.workspace)), Location.of(aside.workspace) / "unified" / "model"
+    first = load(index, build(aside)["version"])
+    save_model(model, small_model(photos, seed=4))
+    second = load(index, build(aside.model_copy(update={"activate": True}))["version"])
+    assert first.model != second.model
+    for manifest in (first, second):
+        assert load_model(model_dir(index, manifest.model)).sha256 == manifest.model
+    model_dir(index, second.model).delete()
+    assert build(aside)["built"] is False
+    assert load_model(model_dir(index, second.model)).sha256 == second.model  # put back
+    assert prune(index, 0) == [first.version]
+    assert [d.name for d in (index / "models").children()] == [second.model[:16]]
+
+
+def test_an_older_version_goes_live_again(aside, capsys):
+    index = index_root(Location.of(aside.workspace))
+    first = build(aside)["version"]
+    second = build(aside.model_copy(update={"activate": True, "index": aside.index.model_copy(update={"store": "int8"})}))
+    assert current(index) == second["version"]
+    assert entry(["--workspace", aside.workspace, "--live", first]) == 0
+    assert current(index) == first
+    assert entry(["--workspace", aside.workspace, "--live", "nothing"]) == 2
+    assert f"no index version 'nothing'; known are {first}" in capsys.readouterr().err
+    assert current(index) == first
+
+
+def test_changed_items_are_embedded_again_by_a_new_model(aside, photos):
+    workspace = Location.of(aside.workspace)
+    first = load(index_root(workspace), build(aside)["version"])
+    catalog = Catalog.create(workspace / "catalog", dim=first.dim, attributes=first.attributes)
+    ids, pictures = ["with-picture", "vector-only"], [thumbnail(photos[3].data, 64, 96, 48), b""]
+    rows = {"product_ids": ids, "verticals": ["hats"] * 2, "attributes": np.zeros((2, len(first.attributes)), np.int8)}
+    catalog.append(upserts(
+        catalog.schema, ids, **rows, vectors=np.eye(2, first.dim, dtype=np.float32), thumbnails=pictures, model=first.model
+    ))  # fmt: skip
+    save_model(workspace / "unified" / "model", small_model(photos, seed=4))
+    with pytest.raises(
+        UserError, match=r"1 changed items, as 'vector-only', came as vectors of another model without a picture"
+    ):
+        build(aside)
+    left = aside.model_copy(update={"index": aside.index.model_copy(update={"leave_out_vectors": True})})
+    second = load(index_root(workspace), build(left)["version"])
+    shards = [Shard.open(index_root(workspace), second.version, s) for s in range(2)]
+    (found,) = [s.vector(s.row_of("with-picture")) for s in shards if s.row_of("with-picture") >= 0]
+    expected = Encoder(model_dir(index_root(workspace), second.model)).encode([pictures[0]])[0]
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert not any(s.row_of("vector-only") >= 0 for s in shards)
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,10 @@ def find_actor(shard: int, replica: int):
 def describe(shard: int, replica: int) -> dict | None:
     actor = find_actor(shard, replica)
     try:
-        return actor and ray.get(actor.describe.remote(0), timeout=10)
+        if actor is None:
+            return None
+        process = ray.get(actor.process.remote(), timeout=10)
+        return process | ray.get(actor.ask.remote(process["versions"][-1], "describe", 0), timeout=10)
     except (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError, ValueError):
         return None
 

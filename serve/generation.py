@@ -1,0 +1,73 @@
+"""One index version as an ingress replica serves it: a request takes it once, at its start, so no answer mixes two."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from fashion_dml.index.filters import Filter
+from fashion_dml.index.manifest import IndexManifest
+from fashion_dml.index.translate import Untranslated
+from fashion_dml.storage import UserError
+from serve.encoding import EncoderHandle, ModelInput
+from serve.errors import Refusal
+from serve.schema import SearchOptions
+from serve.shards import Answers, Layout, ShardPool
+from serve.translator import Translator
+
+
+@dataclass(frozen=True)
+class Generation:
+    """The version's manifest, the input of its model, and those that answer for it."""
+
+    manifest: IndexManifest
+    model: ModelInput
+    pool: ShardPool
+    encoder: EncoderHandle
+    translator: Translator
+    _verticals: set[str] = field(default_factory=set)  # and those that changes have brought
+
+    @cached_property
+    def layout(self) -> Layout:
+        return Layout.of(self.manifest.version, self.manifest.shards, self.pool.slots)
+
+    @cached_property
+    def columns(self) -> list[tuple[str, str]]:
+        """(column, value) of each attribute of the vocabulary."""
+        return [(column, value) for column, _, value in (a.partition("=") for a in self.manifest.attributes)]
+
+    async def ask(self, method: str, *args: Any, deadline: float) -> Answers:
+        """As ShardPool.ask, of this version. Commits in another model's vectors are translated first, where a shard meets some."""
+        while True:
+            try:
+                return await self.pool.ask(self.layout, method, *args, deadline=deadline)
+            except Untranslated as error:
+                await self.translator.translate(self.manifest, self.model, error.commit, deadline)
+
+    async def embed(self, image: np.ndarray, deadline: float) -> np.ndarray:
+        """uint8 [H, W, 3] to a unit vector, float32 [D]. Raises Refusal."""
+        return await self.encoder.embed(self.manifest.model, image, deadline)
+
+    async def prepare(self, at: int, within_s: float) -> None:
+        """Have shards and encoders open the version and follow the catalogue up to commit `at`. Raises UserError, Refusal."""
+        await self.encoder.prepare(self.manifest.model)
+        await self.pool.prepare(self.layout)
+        await self.ask("describe", at, deadline=time.monotonic() + within_s)
+
+    async def filter(self, options: SearchOptions, at: int, deadline: float) -> Filter:
+        """Raises Refusal at a vertical or an attribute that neither index nor changes know."""
+        where = Filter.of(options.verticals, options.attributes)
+        self._verticals.update(self.manifest.verticals)
+        if not self._verticals.issuperset(where.verticals):
+            answers = await self.ask("describe", at, deadline=deadline)
+            self._verticals.update(v for (state,) in answers.given for v in state["verticals"])
+        try:
+            where.check(self._verticals, self.manifest.attributes)
+        except UserError as error:
+            known = self._verticals.issuperset(where.verticals)
+            raise Refusal(422, "unknown_attribute" if known else "unknown_vertical", str(error)) from error
+        return where
