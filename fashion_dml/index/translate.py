@@ -23,11 +23,11 @@ from fashion_dml.storage import Location, UserError
 
 
 class Untranslated(Exception):
-    """A commit has vectors of another model, and nobody has made this model's from its pictures yet. args: the commit."""
+    """`commit` has vectors of another model, and nobody has made this model's from its pictures yet."""
 
-    @property
-    def commit(self) -> int:
-        return int(self.args[0])
+    def __init__(self, commit: int) -> None:
+        super().__init__(commit)
+        self.commit = commit  # an attribute of its own: what Ray wraps around an actor's exception has other args
 
 
 def translated(changes: pa.Table, catalog: Location, model: str, commit: int) -> tuple[pa.Table, list[str]]:
