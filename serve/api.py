@@ -11,7 +11,7 @@ from fastapi_offline import FastAPIOffline
 from pydantic import BaseModel
 
 from fashion_dml import __version__
-from serve import errors, static
+from serve import errors, metrics, static
 from serve.auth import Tokens
 from serve.changes import Changed, Changes, ItemFields, Upsert
 from serve.limits import BODY_BYTES, IMAGE_CACHE_SECONDS
@@ -24,6 +24,7 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
     401: {"model": ErrorReply, "description": "a token is needed"},
     404: {"model": ErrorReply, "description": "unknown item"},
     422: {"model": ErrorReply, "description": "a field, image or vector that can't be used"},
+    429: {"model": ErrorReply, "description": "more requests than a client may send"},
     503: {"model": ErrorReply, "description": "too little of the index answered"},
 }
 SEARCH_PROBLEMS = PROBLEMS | {
@@ -153,5 +154,6 @@ def create_api(service: SearchService, writer: CatalogueWriter, tokens: Tokens) 
         ready, state = await service.ready()
         return JSONResponse(state, 200 if ready else 503)
 
+    metrics.install(app, reading)
     static.install(app)
     return app

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from ray import serve
 
 from fashion_dml.config import Serve
 from fashion_dml.storage import UserError
+from serve.record import embedded
 
 
 @serve.deployment(name="encoder")
@@ -33,7 +35,10 @@ class EncoderDeployment:
 
     @serve.batch(max_batch_size=32, batch_wait_timeout_s=0.002)
     async def _embed(self, pixels: list[np.ndarray]) -> list[np.ndarray]:
-        return list(await asyncio.to_thread(self._encoder.embed, np.stack(pixels)))
+        begun = time.perf_counter()
+        vectors = list(await asyncio.to_thread(self._encoder.embed, np.stack(pixels)))
+        embedded(len(pixels), time.perf_counter() - begun)
+        return vectors
 
     async def __call__(self, pixels: np.ndarray) -> np.ndarray:
         """uint8 [H, W, 3] to a unit vector, float32 [D]."""

@@ -18,6 +18,7 @@ from serve.catalogue import LiveCatalogue, TooMuchWaits
 from serve.changes import Changes, Upsert
 from serve.encoding import EncoderHandle, ModelInput
 from serve.errors import RETRY_AFTER_S, Refusal
+from serve.metrics import CHANGES
 from serve.query import pixels_and_thumbnail, unit_vector
 
 logger = logging.getLogger("ray.serve")
@@ -53,6 +54,8 @@ class CatalogueWriter:
         except UserError as error:
             logger.error("changes could not be written: %s", error)
             raise Refusal(503, "catalog_away", "The catalogue can't be written to now; the service's log says why.") from error
+        CHANGES.add("upsert", count=len(changes.upserts))
+        CHANGES.add("delete", count=len(changes.deletes))
         return {"catalog": version, "upserted": len(changes.upserts), "deleted": len(changes.deletes)}
 
     async def _table(self, changes: Changes, deadline: float) -> pa.Table:
