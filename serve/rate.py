@@ -73,7 +73,7 @@ class RateLimit:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         wait = 0.0
-        if scope["type"] == "http" and scope["path"].startswith(LIMITED):
+        if scope["type"] == "http" and scope["path"].removeprefix(scope.get("root_path", "")).startswith(LIMITED):
             wait = self._buckets.take(client_key(scope, self._by, self._known))
         if wait == 0:
             await self._app(scope, receive, send)
