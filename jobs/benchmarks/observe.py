@@ -71,7 +71,7 @@ def _repeated(once: Callable[[], None]) -> Callable[[], None]:
     return many
 
 
-def run(_: str) -> tuple[list[Row], dict[str, Any]]:
+def run(workspace: str) -> tuple[list[Row], dict[str, Any]]:
     """Rows of medians, over rounds in turns."""
     seconds = {"decode": 0.002, "encode": 0.01, "search": 0.004, "total": 0.017}
     cases = {

@@ -1,4 +1,4 @@
-"""Dashboard, alerts and docs ask for metrics that exist, and show all that do."""
+"""Dashboard and alerts ask for metrics that exist, and show all that do."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ import yaml
 
 from serve.metrics import METRICS, Counter, Histogram, Metric
 
-ROOT = Path(__file__).parents[2]
-HOME = ROOT / "serve" / "grafana"
+HOME = Path(__file__).parents[2] / "serve" / "grafana"
 BY_NAME = {metric.name: metric for metric in METRICS}
 
 
@@ -95,12 +94,3 @@ def test_alerts():
         assert re.search(r" (<|>) [\d.]+$", rule["expr"]) or rule["expr"].startswith("absent(")
     needed = {"ready", "partial_searches", "requests", "request_seconds", "catalogue_unusable"}
     assert {f"fashion_dml_{name}" for name in needed} <= set().union(*named.values())
-
-
-def test_the_docs_list_every_metric_as_it_is():
-    text = (ROOT / "docs" / "serve.md").read_text()
-    rows = re.findall(r"^\| `(fashion_dml_\w+)` \| (\w+) \| ([^|]*) \| ([^|]*) \|$", text, re.MULTILINE)
-    told = {name: (kind, labels, says) for name, kind, labels, says in rows}
-    assert told == {
-        m.name: (type(m).__name__.lower(), ", ".join(f"`{label}`" for label in m.labels), m.description) for m in METRICS
-    }

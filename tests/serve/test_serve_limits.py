@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -58,3 +59,32 @@ def test_we_refuse_a_client_that_asks_too_often(tight: str):
     assert httpx.post(f"{tight}/v1/search", json=BODY, headers=token, timeout=30).status_code == 200  # a bucket of its own
     assert httpx.get(f"{tight}/healthz", timeout=30).status_code == 200
     assert 'fashion_dml_refusals_total{code="rate_limited"' in httpx.get(f"{tight}/metrics", timeout=30).text
+
+
+@pytest.mark.slow
+def test_load_brings_another_replica(address: str, settings):
+    args = {
+        "workspace": settings.workspace, "shard_replicas": 1, "shard_cpus": 0, "ingress_cpus": 0.1, "encoder_cpus": 0.1,
+        "ingress_replicas": [1, 2], "ingress_target": 1, "scale_up_s": 0,
+    }  # fmt: skip
+    serve.run(build(args), name="grows", route_prefix="/grows")
+    done = threading.Event()
+
+    def load() -> None:
+        while not done.is_set():
+            httpx.get(f"{address}/grows/readyz", timeout=60)
+
+    def running() -> int:
+        return serve.status().applications["grows"].deployments["search"].replica_states.get("RUNNING", 0)
+
+    try:
+        assert running() == 1
+        with ThreadPoolExecutor(8) as pool:
+            for _ in range(8):
+                pool.submit(load)
+            try:
+                until(lambda: running() == 2, seconds=180)
+            finally:
+                done.set()
+    finally:
+        serve.delete("grows")

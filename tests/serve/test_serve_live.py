@@ -97,7 +97,7 @@ def test_a_batch_is_one_commit_and_attributes_filter(writer: httpx.Client, clien
     assert reply == {"catalog": before + 1, "upserted": 40, "deleted": 1}
     told = client.get("/metrics").text
     counts = {
-        kind: re.search(rf'fashion_dml_changes_total{{{{kind="{kind}",replica="\w+"}}}} (\S+)', told)
+        kind: re.search(rf'fashion_dml_changes_total\{{kind="{kind}",replica="\w+"\}} (\S+)', told)
         for kind in ("upsert", "delete")
     }
     assert all(found is not None for found in counts.values()), told

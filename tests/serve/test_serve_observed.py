@@ -92,3 +92,11 @@ def test_rays_agent_exports_them_all(client: httpx.Client, photos):
         return {f"ray_{name}" for name in re.findall(r"^(fashion_dml_\w+)\{", text, re.MULTILINE)}
 
     until(lambda: {"ray_fashion_dml_encoder_batch_images_sum", *own()} <= exported(), seconds=90)
+
+
+def test_openapi_tells_of_it(client: httpx.Client):
+    told = client.get("/openapi.json").json()
+    assert "request_id" in told["components"]["schemas"]["Problem"]["properties"]
+    assert "text/plain" in told["paths"]["/metrics"]["get"]["responses"]["200"]["content"]
+    routes = [(path, route) for path, kinds in told["paths"].items() for route in kinds.values() if path.startswith("/v1/")]
+    assert [path for path, route in routes if "429" not in route["responses"]] == []
