@@ -13,6 +13,7 @@ from serve.metrics import CHANGED, COMMIT, COVERAGE, INDEX_INFO, INDEX_ITEMS, RE
 from serve.service import SearchService
 
 logger = logging.getLogger("ray.serve")
+LOOK_S = 30.0  # how long a look may take before the replica counts as not ready
 
 
 async def look(service: SearchService) -> None:
@@ -34,7 +35,8 @@ def watching(service: SearchService, every_s: float) -> Callable[[FastAPI], Abst
     async def watch() -> None:
         while True:
             try:
-                await look(service)
+                async with asyncio.timeout(LOOK_S):
+                    await look(service)
             except Exception:  # the next look may succeed; until then the replica counts as not ready
                 logger.exception("the service can't look at itself")
                 READY.set(0)
