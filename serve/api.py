@@ -11,7 +11,7 @@ from fastapi_offline import FastAPIOffline
 from pydantic import BaseModel
 
 from fashion_dml import __version__
-from serve import errors, static
+from serve import errors, metrics, static
 from serve.auth import Tokens
 from serve.changes import Changed, Changes, ItemFields, Upsert
 from serve.limits import BODY_BYTES, IMAGE_CACHE_SECONDS
@@ -24,6 +24,7 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
     401: {"model": ErrorReply, "description": "a token is needed"},
     404: {"model": ErrorReply, "description": "unknown item"},
     422: {"model": ErrorReply, "description": "a field, image or vector that can't be used"},
+    429: {"model": ErrorReply, "description": "more requests than a client may send"},
     503: {"model": ErrorReply, "description": "too little of the index answered"},
 }
 SEARCH_PROBLEMS = PROBLEMS | {
@@ -89,7 +90,6 @@ def create_api(service: SearchService, writer: CatalogueWriter, tokens: Tokens) 
     """All routes; every refusal has the shape of ErrorReply."""
     reading, changing = [Depends(tokens.may_read)], [Depends(tokens.may_change)]
     app = FastAPIOffline(  # /docs works where there is no internet
-        lifespan=service.versions.watching,
         title="fashion-dml search",
         version=__version__,
         description="Visual search over the catalogue of one index version.",
@@ -149,7 +149,7 @@ def create_api(service: SearchService, writer: CatalogueWriter, tokens: Tokens) 
         etag = f'"{hashlib.sha256(content).hexdigest()[:16]}"'
         return static.cached(request, content, "image/jpeg", etag, f"public, max-age={IMAGE_CACHE_SECONDS}")
 
-    @app.get("/v1/index", response_model=IndexReply, dependencies=reading)
+    @app.get("/v1/index", response_model=IndexReply, responses={s: PROBLEMS[s] for s in (401, 429, 503)}, dependencies=reading)
     async def index() -> dict[str, Any]:
         """What the live index holds, and which versions there are."""
         return await service.index()
@@ -178,5 +178,6 @@ def create_api(service: SearchService, writer: CatalogueWriter, tokens: Tokens) 
         ready, state = await service.ready()
         return JSONResponse(state, 200 if ready else 503)
 
+    metrics.install(app, reading)
     static.install(app)
     return app

@@ -26,8 +26,10 @@ from serve.catalogue import LiveCatalogue
 from serve.encoder import EncoderDeployment
 from serve.encoding import EncoderHandle
 from serve.live_index import LiveIndex, read_version
+from serve.scaling import BACKPRESSURE, LOGGING, replica_options
 from serve.service import SearchService
 from serve.shards import ShardPool, shard_actors
+from serve.stack import operated
 from serve.translator import Translator
 from serve.writer import CatalogueWriter
 
@@ -55,10 +57,11 @@ class SearchDeployment:
         )  # fmt: skip
         self._service = SearchService(self._versions, settings, catalogue)
         self._writer = CatalogueWriter(self._versions, settings, catalogue)
-        self._tokens = Tokens()
+        self._tokens, self._settings = Tokens(), settings
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        return create_api(self._service, self._writer, self._tokens)
+        api = create_api(self._service, self._writer, self._tokens)
+        return operated(api, self._service, self._settings, self._tokens)
 
     async def reconfigure(self, config: dict[str, Any]) -> None:
         """The deployment's `user_config`, when a replica starts and whenever it changes: {"index": a version to pin, or ""}."""
@@ -93,12 +96,15 @@ def build(args: dict[str, Any]) -> Application:
     manifest, _ = read_version(index, require_current(index).version)
     slots = settings.shard_actors or len(manifest.shards)
     encoder = EncoderDeployment.options(  # type: ignore[attr-defined]
-        num_replicas=settings.encoder_replicas,
+        **replica_options(settings.encoder_replicas, settings.encoder_target or settings.encoder_batch, settings),
+        logging_config=LOGGING,
         max_ongoing_requests=2 * settings.encoder_batch,  # one batch at work, one gathering
         ray_actor_options={"num_cpus": settings.encoder_cpus, "num_gpus": settings.encoder_gpus},
     ).bind(str(index), manifest.model, settings)
     application: Application = SearchDeployment.options(  # type: ignore[attr-defined]
-        num_replicas=settings.ingress_replicas,
+        **replica_options(settings.ingress_replicas, settings.ingress_target, settings),
+        logging_config=LOGGING,
+        backpressure_config=BACKPRESSURE,
         max_ongoing_requests=settings.max_ongoing,
         max_queued_requests=settings.max_queued,
         ray_actor_options={"num_cpus": settings.ingress_cpus},
@@ -114,6 +120,6 @@ def start(args: dict[str, Any]) -> str:
     """
     settings = read_settings(args).serve
     application = build(args)
-    serve.start(http_options={"host": settings.host, "port": settings.port})
+    serve.start(http_options={"host": settings.host, "port": settings.port}, logging_config=LOGGING)
     serve.run(application, name=APPLICATION, route_prefix="/")
     return f"http://{settings.host}:{settings.port}"

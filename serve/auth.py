@@ -36,9 +36,16 @@ class Tokens:
         if not self._has(request, self._write):
             raise self._unknown()
 
+    def known(self, authorization: str) -> bool:
+        """Whether a header `Authorization` holds one of the service's tokens."""
+        return self._holds(authorization, self._write) or self._holds(authorization, self._read)
+
+    def _has(self, request: Request, token: bytes) -> bool:
+        return self._holds(request.headers.get("authorization", ""), token)
+
     @staticmethod
-    def _has(request: Request, token: bytes) -> bool:
-        scheme, _, given = request.headers.get("authorization", "").partition(" ")
+    def _holds(authorization: str, token: bytes) -> bool:
+        scheme, _, given = authorization.partition(" ")
         same = hmac.compare_digest(
             given.strip().encode(), token
         )  # in constant time, so that no answer tells how much was right

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from fashion_dml.config import Serve
 from fashion_dml.index.manifest import model_dir
 from fashion_dml.storage import Location, UserError
 from serve.held import Held
+from serve.record import embedded
 
 
 @serve.deployment(name="encoder")
@@ -49,7 +51,9 @@ class EncoderDeployment:
             encoder = self._held.get(sha256)
             if encoder is None:
                 encoder = await asyncio.to_thread(self._held.open, sha256)
+            begun = time.perf_counter()
             vectors = await asyncio.to_thread(encoder.embed, np.stack([asked[i][1] for i in places]))
+            embedded(len(places), time.perf_counter() - begun)
             for i, vector in zip(places, vectors, strict=True):
                 found[i] = vector
         return found

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import logging
-
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-logger = logging.getLogger("ray.serve")
+from serve import record
 
 RETRY_AFTER_S = 2
 STATUS_CODES = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
@@ -27,12 +25,14 @@ class Refusal(Exception):
         self.headers = {**(headers or {}), **({"Retry-After": str(retry_after_s)} if retry_after_s else {})}
 
     def response(self) -> JSONResponse:
-        error = {"code": self.code, "message": self.message} | ({} if self.limit is None else {"limit": self.limit})
+        record.refused(self.code)
+        more = {"limit": self.limit, "request_id": record.request_id()}
+        error = {"code": self.code, "message": self.message} | {k: v for k, v in more.items() if v is not None}
         return JSONResponse({"error": error}, self.status, self.headers)
 
 
 def install(app: FastAPI) -> None:
-    """Give every failure of `app` the one shape."""
+    """Give every refusal of `app` the one shape; serve.access does so for what fails unexpectedly."""
 
     @app.exception_handler(Refusal)
     async def refused(_: Request, error: Refusal) -> JSONResponse:
@@ -46,8 +46,3 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(ClientDisconnect)
     async def left(_: Request, error: ClientDisconnect) -> JSONResponse:
         return Refusal(400, "client_left", "The connection closed before the body had arrived.").response()
-
-    @app.exception_handler(Exception)
-    async def failed(request: Request, error: Exception) -> JSONResponse:
-        logger.exception("unexpected failure of %s %s", request.method, request.url.path, exc_info=error)
-        return Refusal(500, "internal", "The service failed on this request; its log says why.").response()

@@ -27,6 +27,9 @@ logger = logging.getLogger("ray.serve")
 TRANSLATED_WITHIN_S = 600.0  # the changes that the old model embedded, before a new model's version goes live
 
 
+WAITED = 0.7  # share of the deadline after which a request for another version is told that it goes on
+
+
 def read_version(index: Location, version: str) -> tuple[IndexManifest, ModelInput]:
     """A version's manifest and its model's input. Raises UserError."""
     manifest = load(index, version)
@@ -83,7 +86,7 @@ class LiveIndex:
         return coming
 
     @asynccontextmanager
-    async def watching(self, _: Any = None) -> AsyncIterator[None]:
+    async def watching(self) -> AsyncIterator[None]:
         """While this lasts, look every `index_poll_s` seconds."""
         task = asyncio.create_task(self._watch())
         try:
@@ -117,7 +120,7 @@ class LiveIndex:
         if task is None or task.done():
             task = self._activating[version] = asyncio.create_task(self._activate(version))
         try:
-            async with asyncio.timeout(self._deadline_s):
+            async with asyncio.timeout(WAITED * self._deadline_s):
                 await asyncio.shield(task)
         except TimeoutError:
             return False

@@ -132,6 +132,7 @@ class Problem(BaseModel):
     code: str
     message: str
     limit: float | str | None = None
+    request_id: str | None = Field(None, description="the reply's X-Request-Id; quote it when you ask about a failure")
 
 
 class ErrorReply(BaseModel):

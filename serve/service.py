@@ -15,6 +15,7 @@ from serve.errors import RETRY_AFTER_S, Refusal
 from serve.generation import Generation
 from serve.live_index import LiveIndex
 from serve.query import Query, pixels
+from serve.record import searched
 from serve.schema import SearchOptions
 from serve.shards import Answers
 
@@ -44,7 +45,7 @@ class SearchService:
             vector = await live.embed(image, deadline)
             spent = {"decode": decoded - begun, "encode": time.perf_counter() - decoded}
         elif isinstance(query, str):
-            vector = (await self._item(live, query, at)).vector
+            vector = (await self._item(live, query, at, deadline)).vector
         else:
             vector = query
         begun = time.perf_counter()
@@ -54,9 +55,11 @@ class SearchService:
         found = merge([of_queries[0] for ((of_queries, _),) in answers.given], options.k, group_by_product=grouped)
         ended = time.perf_counter()
         spent |= {"search": ended - begun, "total": ended - started}
+        reached, version = min(reached for ((_, reached),) in answers.given), live.manifest.version
+        searched(query, spent, answers.coverage, known=self._catalogue.at, reached=reached, index=version)
         return {
             "results": describe(found, live.columns), "k": options.k, "model": live.manifest.model[:12],
-            "index": live.manifest.version, "catalog": min(reached for ((_, reached),) in answers.given),
+            "index": version, "catalog": reached,
             "coverage": answers.coverage, "milliseconds": {name: round(seconds * 1000, 2) for name, seconds in spent.items()},
         }  # fmt: skip
 
@@ -77,21 +80,22 @@ class SearchService:
 
     async def item(self, item_id: str) -> dict[str, Any]:
         """An Item. Raises Refusal: 404, or 503 while the shard that may hold it is away."""
-        live = self.versions.live
-        found = await self._item(live, item_id, await self._at(0))
+        live, deadline = self.versions.live, self._deadline()
+        found = await self._item(live, item_id, await self._at(0), deadline)
         described = describe(found.found, live.columns)[0]
         described.pop("score")
         return described
 
     async def thumbnail(self, item_id: str) -> bytes:
         """The item's JPEG. Raises Refusal."""
-        found = await self._item(self.versions.live, item_id, await self._at(0))
+        deadline = self._deadline()
+        found = await self._item(self.versions.live, item_id, await self._at(0), deadline)
         if not found.thumbnail:
             raise Refusal(404, "no_picture", f"The item {item_id!r} was given as a vector, without a picture.")
         return found.thumbnail
 
-    async def _item(self, live: Generation, item_id: str, at: int) -> LiveItem:
-        answers = await live.ask("item", item_id, at, deadline=self._deadline())
+    async def _item(self, live: Generation, item_id: str, at: int, deadline: float) -> LiveItem:
+        answers = await live.ask("item", item_id, at, deadline=deadline)
         for (answer,) in answers.given:
             if answer is not None:
                 return answer

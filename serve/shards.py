@@ -23,6 +23,7 @@ from ray.serve.config import DeploymentActorConfig
 from fashion_dml.config import Serve
 from fashion_dml.index.follow import Behind
 from fashion_dml.storage import UserError
+from serve.metrics import FAILOVERS, HEDGES
 from serve.shard_actor import NotHeld, ShardActor
 
 logger = logging.getLogger("ray.serve")
@@ -128,6 +129,8 @@ class ShardPool:
                 if left <= 0:
                     return None
                 if names:
+                    if len(names) < self._replicas:  # not the first
+                        (HEDGES if pending else FAILOVERS).add()
                     pending.add(asyncio.create_task(self._call(names.pop(0), call)))
                 wait = min(left, self._hedge_s) if names else left
                 done, pending = await asyncio.wait(pending, timeout=wait, return_when=asyncio.FIRST_COMPLETED)

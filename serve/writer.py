@@ -18,6 +18,7 @@ from serve.changes import Changes, Upsert
 from serve.errors import RETRY_AFTER_S, Refusal
 from serve.generation import Generation
 from serve.live_index import LiveIndex
+from serve.metrics import CHANGES
 from serve.query import pixels_and_thumbnail, unit_vector
 
 logger = logging.getLogger("ray.serve")
@@ -48,6 +49,8 @@ class CatalogueWriter:
         except UserError as error:
             logger.error("changes could not be written: %s", error)
             raise Refusal(503, "catalog_away", "The catalogue can't be written to now; the service's log says why.") from error
+        CHANGES.add("upsert", count=len(changes.upserts))
+        CHANGES.add("delete", count=len(changes.deletes))
         return {"catalog": version, "upserted": len(changes.upserts), "deleted": len(changes.deletes)}
 
     async def _table(self, live: Generation, changes: Changes, deadline: float) -> pa.Table:

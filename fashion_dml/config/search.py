@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from fashion_dml.config.section import Positive, Section
+
+Replicas = Positive | tuple[Positive, Positive]
 
 
 class Embed(Section):
@@ -101,9 +103,11 @@ class Serve(Section):
     shard_gpus: Annotated[float, Field(ge=0)] = Field(
         0, description="GPUs a shard actor asks for; more than 0 searches an index of kind flat or ivf there"
     )
-    ingress_replicas: Positive = Field(1, description="replicas that decode images and merge answers")
+    ingress_replicas: Replicas = Field(
+        1, description="replicas that decode images and merge answers; [2, 16]: as many of 2 to 16 as the load needs"
+    )
     ingress_cpus: Annotated[float, Field(ge=0)] = Field(0.4, description="CPUs an ingress replica asks for")
-    encoder_replicas: Positive = Field(1, description="replicas that hold the model")
+    encoder_replicas: Replicas = Field(1, description="replicas that hold the model; [1, 4]: as many as the load needs")
     encoder_cpus: Annotated[float, Field(ge=0)] = Field(0.4, description="CPUs an encoder replica asks for")
     encoder_gpus: Annotated[float, Field(ge=0)] = Field(
         0, description="GPUs an encoder replica asks for; more than 0 runs the model there"
@@ -129,3 +133,41 @@ class Serve(Section):
     )
     max_ongoing: Positive = Field(64, description="requests an ingress replica works on at a time")
     max_queued: Positive = Field(256, description="requests that wait beyond those; more are answered 503")
+    ingress_target: Positive = Field(16, description="requests at an ingress replica that autoscaling keeps it near")
+    encoder_target: Annotated[int, Field(ge=0)] = Field(
+        0, description="images at an encoder replica that autoscaling keeps it near; 0: encoder_batch"
+    )
+    scale_up_s: Annotated[float, Field(ge=0)] = Field(
+        10, description="seconds of load above the target before replicas are added"
+    )
+    scale_down_s: Annotated[float, Field(ge=0)] = Field(300, description="seconds of load below the target before replicas go")
+    rate_per_s: Annotated[float, Field(ge=0)] = Field(0, description="requests to /v1/ a second that a client may send; 0: any")
+    rate_burst: Positive = Field(60, description="requests to /v1/ that a client may send at once, where rate_per_s is set")
+    rate_client: Literal["address", "forwarded", "token"] = Field(
+        "address",
+        description="what tells clients apart; forwarded: last of X-Forwarded-For, behind a load balancer that writes it; token",
+    )
+    slow_s: Annotated[float, Field(gt=0)] = Field(1, description="seconds from which a request is logged as slow")
+    log_requests: Literal["all", "problems"] = Field(
+        "all", description="requests that get a log line; problems: those that fail or are slow"
+    )
+    watch_s: Annotated[float, Field(gt=0)] = Field(
+        10, description="seconds between an ingress replica's looks whether all answer, for the metrics"
+    )
+
+    @model_validator(mode="after")
+    def _scaling(self) -> Serve:
+        for name, target in (
+            ("ingress_replicas", self.ingress_target),
+            ("encoder_replicas", self.encoder_target or self.encoder_batch),
+        ):
+            bounds, most = getattr(self, name), self.max_ongoing if name == "ingress_replicas" else 2 * self.encoder_batch
+            if isinstance(bounds, int):
+                continue
+            if bounds[0] > bounds[1]:
+                raise ValueError(f"{name} are from {bounds[0]} to {bounds[1]}; give the smaller number first")
+            if target > most:  # a replica never holds so many, so that none would ever be added
+                raise ValueError(
+                    f"{name} should grow at {target} requests each, but one takes {most} at most; lower the target"
+                )
+        return self

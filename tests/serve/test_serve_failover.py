@@ -38,6 +38,12 @@ def search(client, photo, **more):
     return client.post("/v1/search", json={"item_id": photo.item_id, "k": 200} | more)
 
 
+def counted(client, name: str) -> float:
+    """A counter of the ingress replica, 0 before it first counted."""
+    lines = [line for line in client.get("/metrics").text.splitlines() if line.startswith(f"fashion_dml_{name}_total{{")]
+    return sum(float(line.rsplit(" ", 1)[1]) for line in lines)
+
+
 def test_shards_hold_their_rows_without_torch(client, photos):
     found = [describe(shard, replica) for shard in range(2) for replica in range(2)]
     assert sum(f["rows"] for f in found[::2]) == sum(f["rows"] for f in found[1::2]) == len(photos)
@@ -47,18 +53,21 @@ def test_shards_hold_their_rows_without_torch(client, photos):
 
 def test_one_replica_dies_and_nobody_notices(client, photos):
     whole = search(client, photos[0]).json()["results"]
+    before = counted(client, "shard_failovers") + counted(client, "shard_hedges")
     victim = describe(0, 1)["pid"]
     os.kill(victim, signal.SIGKILL)
     for _ in range(20):
         reply = search(client, photos[0], min_coverage=1.0)
         assert reply.status_code == 200, reply.text
         assert reply.json()["results"] == whole
+    assert counted(client, "shard_failovers") + counted(client, "shard_hedges") > before
     assert until(lambda: describe(0, 1))["pid"] != victim
 
 
 def test_both_replicas_die_and_coverage_tells(client, photos):
     dead = [describe(1, replica) for replica in range(2)]
     share = 1 - dead[0]["rows"] / len(photos)
+    before = counted(client, "partial_searches")
     vector = [1.0] + [0.0] * 31
     for actor in dead:
         os.kill(actor["pid"], signal.SIGKILL)
@@ -66,6 +75,7 @@ def test_both_replicas_die_and_coverage_tells(client, photos):
     assert partial.status_code == 200
     assert partial.json()["coverage"] == pytest.approx(share)
     assert len(partial.json()["results"]) == len(photos) - dead[0]["rows"]
+    assert counted(client, "partial_searches") == before + 1
     strict = client.post("/v1/search", json={"vector": vector, "min_coverage": 1.0})
     assert (strict.status_code, strict.json()["error"]["code"]) == (503, "low_coverage")
     assert strict.headers["retry-after"]

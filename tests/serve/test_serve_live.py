@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import os
+import re
 import signal
 import threading
 
@@ -94,6 +95,13 @@ def test_a_batch_is_one_commit_and_attributes_filter(writer: httpx.Client, clien
     before = client.get("/v1/index").json()["catalog"]
     reply = writer.post("/v1/items:batch", json={"upserts": upserted, "deletes": ["never-was"]}).json()
     assert reply == {"catalog": before + 1, "upserted": 40, "deleted": 1}
+    told = client.get("/metrics").text
+    counts = {
+        kind: re.search(rf'fashion_dml_changes_total\{{kind="{kind}",replica="\w+"\}} (\S+)', told)
+        for kind in ("upsert", "delete")
+    }
+    assert all(found is not None for found in counts.values()), told
+    assert float(counts["upsert"][1]) >= 40
     asked = {"vector": vectors[0].tolist(), "k": 200, "verticals": ["hats"]}
     scores = vectors @ vectors[0] / np.linalg.norm(vectors, axis=1)
     order = [f"new-{i}" for i in np.argsort(-scores, kind="stable")]
