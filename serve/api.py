@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from fashion_dml import __version__
 from serve import errors, static
 from serve.auth import Tokens
+from serve.bodies import BodyBudget
 from serve.changes import Changed, Changes, ItemFields, Upsert
 from serve.limits import BODY_BYTES, IMAGE_CACHE_SECONDS
 from serve.query import check_item_id, parse, parse_json
@@ -84,6 +85,7 @@ def create_api(service: SearchService, writer: CatalogueWriter, tokens: Tokens) 
         title="fashion-dml search", version=__version__, description="Visual search over the catalogue of one index version."
     )
     errors.install(app)
+    app.add_middleware(BodyBudget)
 
     @app.post(
         "/v1/search",

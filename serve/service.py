@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from typing import Any
 
@@ -15,6 +14,7 @@ from fashion_dml.index.manifest import IndexManifest
 from fashion_dml.index.merge import Found, merge
 from fashion_dml.storage import UserError
 from serve.catalogue import LiveCatalogue
+from serve.decoding import decoded_before
 from serve.encoding import EncoderHandle, ModelInput
 from serve.errors import RETRY_AFTER_S, Refusal
 from serve.query import Query, pixels
@@ -45,7 +45,7 @@ class SearchService:
         spent = {"decode": 0.0, "encode": 0.0}
         if isinstance(query, bytes):
             begun = time.perf_counter()
-            image = await asyncio.to_thread(pixels, query, options.crop, self._model.height, self._model.width)
+            image = await decoded_before(deadline, pixels, query, options.crop, self._model.height, self._model.width)
             decoded = time.perf_counter()
             vector = await self._encoder.embed(image, deadline)
             spent = {"decode": decoded - begun, "encode": time.perf_counter() - decoded}

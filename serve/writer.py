@@ -16,6 +16,7 @@ from fashion_dml.index.manifest import IndexManifest
 from fashion_dml.storage import UserError
 from serve.catalogue import LiveCatalogue, TooMuchWaits
 from serve.changes import Changes, Upsert
+from serve.decoding import decoded_before
 from serve.encoding import EncoderHandle, ModelInput
 from serve.errors import RETRY_AFTER_S, Refusal
 from serve.query import pixels_and_thumbnail, unit_vector
@@ -78,5 +79,6 @@ class CatalogueWriter:
         if (data := item.image()) is None:
             assert vector is not None  # one of them is there: ItemFields sees to it
             return vector, b""
-        image, picture = await asyncio.to_thread(pixels_and_thumbnail, data, self._model.height, self._model.width, self._side)
+        sizes = self._model.height, self._model.width, self._side
+        image, picture = await decoded_before(deadline, pixels_and_thumbnail, data, *sizes)
         return (await self._encoder.embed(image, deadline) if vector is None else vector), picture
