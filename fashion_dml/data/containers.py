@@ -61,7 +61,8 @@ def _reader(data: bytes) -> Callable[[bytes], Contents] | None:
 
 def _jpeg(data: bytes) -> Contents:
     """Keeps tables, frame and scans, and the segments that tell how colours are coded."""
-    kept, at, orientation, scans, parts = [data[:2]], 2, 1, 0, 0
+    kept, at, scans, parts = [data[:2]], 2, 0, 0
+    orientation = 0  # not known yet
     frame: tuple[int, int, int, int] | None = None  # marker, height, width, components
     while found := MARKER.search(data, at):
         marker, at = found[1][0], found.end()
@@ -92,12 +93,12 @@ def _jpeg(data: bytes) -> Contents:
             kept.append(data[found.start() : end])
         elif marker in TABLES or marker in COLOUR_SEGMENTS:
             kept.append(data[found.start() : end])
-        elif marker == 0xE1 and data[at + 2 : at + 8] == b"Exif\0\0" and orientation == 1:
+        elif marker == 0xE1 and data[at + 2 : at + 8] == b"Exif\0\0" and not orientation:
             orientation = exif_orientation(data[at + 8 : end])
         at = end
     if frame is None:
         raise Malformed("there is no frame")
-    return Contents("JPEG", b"".join(kept), frame[2], frame[1], frame[3], orientation, scans)
+    return Contents("JPEG", b"".join(kept), frame[2], frame[1], frame[3], orientation or 1, scans)
 
 
 def _png(data: bytes) -> Contents:
