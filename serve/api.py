@@ -139,7 +139,7 @@ def create_api(service: SearchService, writer: CatalogueWriter, tokens: Tokens) 
         etag = f'"{hashlib.sha256(content).hexdigest()[:16]}"'
         return static.cached(request, content, "image/jpeg", etag, f"public, max-age={IMAGE_CACHE_SECONDS}")
 
-    @app.get("/v1/index", response_model=IndexReply, dependencies=reading)
+    @app.get("/v1/index", response_model=IndexReply, responses={401: PROBLEMS[401]}, dependencies=reading)
     async def index() -> dict[str, Any]:
         """What the live index holds."""
         return service.index()

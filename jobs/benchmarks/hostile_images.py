@@ -8,9 +8,12 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 from PIL import Image
 
+BLOCK = 1 << 20  # bytes
 USED, DAMAGED, LARGE, COMPLEX = "", "bad_image", "image_too_large", "image_too_complex"
 
 
@@ -23,7 +26,7 @@ class HostileImage:
     code: str
 
 
-def encoded(form: str, size: tuple[int, int] = (48, 64), mode: str = "RGB", **options: object) -> bytes:
+def encoded(form: str, size: tuple[int, int] = (48, 64), mode: str = "RGB", **options: Any) -> bytes:
     """A picture of grey tones in a file of PIL's format of that name."""
     buffer = io.BytesIO()
     Image.linear_gradient("L").resize(size).convert(mode).save(buffer, form, **options)
@@ -44,10 +47,16 @@ def png(width: int, height: int, depth: int = 8, colour: int = 2, pixels: bytes 
 
 
 def zeros(count: int) -> bytes:
-    """So many zero bytes, packed by zlib a thousandfold."""
-    packer, block = zlib.compressobj(9), bytes(1 << 20)
-    whole, rest = divmod(count, len(block))
-    return b"".join([packer.compress(block) for _ in range(whole)] + [packer.compress(block[:rest]), packer.flush()])
+    """So many zero bytes, packed a thousandfold: a zlib stream whose blocks are one block again and again."""
+    whole, rest = divmod(count, BLOCK)
+    checksum = ((count % 65521) << 16) | 1  # Adler-32 of zeros
+    return b"\x78\xda" + _flushed(BLOCK) * whole + _flushed(rest) + b"\x03\0" + struct.pack(">I", checksum)
+
+
+def _flushed(count: int) -> bytes:
+    """A deflate block of zeros that refers to nothing before it."""
+    packer = zlib.compressobj(9, zlib.DEFLATED, -15)
+    return packer.compress(bytes(count)) + packer.flush(zlib.Z_FULL_FLUSH)
 
 
 def segment(marker: int, data: bytes) -> bytes:
@@ -60,7 +69,7 @@ def with_segments(segments: bytes) -> bytes:
     return whole[:2] + segments + whole[2:]
 
 
-def resized_jpeg(width: int, height: int, **options: object) -> bytes:
+def resized_jpeg(width: int, height: int, **options: Any) -> bytes:
     """A JPEG whose frame declares another size than it holds."""
     whole = encoded("JPEG", **options)
     at = whole.index(b"\xff\xc2" if options.get("progressive") else b"\xff\xc0") + 5
@@ -91,7 +100,7 @@ def with_webp_chunk(name: bytes, data: bytes) -> bytes:
 
 
 def animation(form: str, frames: int) -> bytes:
-    pictures = [Image.new("RGB", (400, 400), (i % 256, i // 256, 0)) for i in range(frames)]
+    pictures = [Image.new("RGB", (48, 64), (i % 256, i // 256, 0)) for i in range(frames)]
     buffer = io.BytesIO()
     pictures[0].save(buffer, form, save_all=True, append_images=pictures[1:])
     return buffer.getvalue()
@@ -116,21 +125,23 @@ def zipped() -> bytes:
 
 
 def halves() -> Iterator[HostileImage]:
-    forms = {
+    forms: dict[str, tuple[str, dict[str, Any]]] = {
         "jpeg": ("JPEG", {}), "progressive jpeg": ("JPEG", {"progressive": True}), "png": ("PNG", {}),
         "webp": ("WEBP", {}), "lossless webp": ("WEBP", {"lossless": True}),
     }  # fmt: skip
     for name, (form, options) in forms.items():
         for share in (0.02, 0.5, 0.9):
-            yield HostileImage(
-                f"{name}, {share:.0%} of it",
-                lambda f=form, o=options, s=share: (w := encoded(f, (300, 400), **o))[: int(len(w) * s)], DAMAGED,
-            )  # fmt: skip
+            yield HostileImage(f"{name}, {share:.0%} of it", partial(_part, share, form, **options), DAMAGED)
+
+
+def _part(share: float, form: str, **options: Any) -> bytes:
+    whole = encoded(form, (300, 400), **options)
+    return whole[: int(len(whole) * share)]
 
 
 def other_formats() -> Iterator[HostileImage]:
     for form in ("GIF", "TIFF", "BMP", "ICO", "EPS", "PDF", "AVIF", "JPEG2000", "TGA", "PPM"):
-        yield HostileImage(f"{form} named .jpg", lambda f=form: encoded(f), DAMAGED)
+        yield HostileImage(f"{form} named .jpg", partial(encoded, form), DAMAGED)
     texts = {
         "SVG": b"<svg xmlns='http://www.w3.org/2000/svg'><script>alert(1)</script></svg>",
         "PSD": b"8BPS\0\1" + bytes(6) + struct.pack(">HIIHH", 3, 8, 8, 8, 3) + bytes(64), "HTML": b"<html><script>alert(1)</script></html>",
@@ -139,7 +150,7 @@ def other_formats() -> Iterator[HostileImage]:
         "ImageMagick script": b"push graphic-context\nfill 'url(https://127.0.0.1/a.jpg|ls)'\npop graphic-context",
     }  # fmt: skip
     for name, data in texts.items():
-        yield HostileImage(f"{name} named .jpg", lambda d=data: d, DAMAGED)
+        yield HostileImage(f"{name} named .jpg", partial(bytes, data), DAMAGED)
 
 
 IMAGES: list[HostileImage] = [

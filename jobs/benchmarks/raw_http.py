@@ -78,5 +78,10 @@ def _parsed(received: bytes, method: str, seconds: float, *, closed: bool) -> Re
     except (http.client.HTTPException, ValueError):
         return None
     headers = {name.lower(): value for name, value in response.getheaders()}
-    whole = closed or "content-length" in headers or "chunked" in headers.get("transfer-encoding", "") or response.status in (204, 304)
+    whole = (
+        closed
+        or "content-length" in headers
+        or "chunked" in headers.get("transfer-encoding", "")
+        or response.status in (204, 304)
+    )
     return Reply(response.status, headers, body, seconds) if whole else None
