@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Iterator
+from functools import partial
 
 from jobs.benchmarks.hostile_cases import LIMIT, MULTIPART, OK, UNIT, Hostile, chunked, form, image_cases, json_cases, request
 from jobs.benchmarks.hostile_images import IMAGES, encoded
@@ -243,18 +245,18 @@ def token_cases() -> Iterator[Hostile]:
 
 
 def change_cases(token: str) -> Iterator[Hostile]:
-    allowed = f"Authorization: Bearer {token}\r\n"
     good = {"product_id": "n", "vertical": "hats", "vector": UNIT}
 
+    def sent(method: str, path: str, body: object) -> Iterator[bytes]:
+        made = json.dumps(body() if callable(body) else body).encode()
+        yield request(made, method=method, path=path, headers=f"Authorization: Bearer {token}\r\n")
+
     def put(name: str, fields: object, *codes: str, item: str = "new-x") -> Hostile:
-        return Hostile(f"change: {name}", lambda: iter([request(json.dumps(fields).encode(), method="PUT", path=f"/v1/items/{item}", headers=allowed)]),
-                       tuple((422, code) for code in codes), "PUT")  # fmt: skip
+        parts = partial(sent, "PUT", f"/v1/items/{item}", fields)
+        return Hostile(f"change: {name}", parts, tuple((422, code) for code in codes), "PUT")
 
     def batch(name: str, body: object, *codes: str) -> Hostile:
-        return Hostile(f"change: {name}", lambda: iter([request(json.dumps(body() if callable(body) else body).encode(), path="/v1/items:batch", headers=allowed)]),
-                       tuple((422, code) for code in codes))  # fmt: skip
-
-    import base64
+        return Hostile(f"change: {name}", partial(sent, "POST", "/v1/items:batch", body), tuple((422, code) for code in codes))
 
     for image in IMAGES:
         if image.code and image.name.startswith(("png of 49", "jpeg of 1,000", "webp of 16,000", "GIF")):
