@@ -56,6 +56,8 @@ def chunked(parts: Iterator[bytes], kind: str = "application/json", ended: bool 
         yield b"0\r\n\r\n"
 
 
+BY_SERVER = ((400, ""), (404, ""), (405, ""), (413, ""), (414, ""), (422, ""), (431, ""), (501, ""))
+"""What the HTTP server may answer by itself, before the service sees a request."""
 MULTIPART = "multipart/form-data; boundary=b"
 
 
@@ -141,3 +143,7 @@ def json_cases() -> Iterator[Hostile]:
     yield case(
         "base64 of a png with 1 GB behind its pixels", lambda: {"image_base64": base64.b64encode(bomb).decode()}, "", status=200
     )
+
+
+def one(name: str, sent: bytes, *answers: tuple[int, str], method: str = "POST", waits: bool = False) -> Hostile:
+    return Hostile(name, lambda: iter([sent]), answers, method, waits)
