@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from fashion_dml import __version__
 from serve import errors, metrics, static
 from serve.auth import Tokens
+from serve.bodies import BodyBudget
 from serve.changes import Changed, Changes, ItemFields, Upsert
 from serve.limits import BODY_BYTES, IMAGE_CACHE_SECONDS
 from serve.query import check_item_id, parse, parse_json
@@ -95,6 +96,7 @@ def create_api(service: SearchService, writer: CatalogueWriter, tokens: Tokens) 
         description="Visual search over the catalogue of one index version.",
     )
     errors.install(app)
+    app.add_middleware(BodyBudget)
 
     @app.post(
         "/v1/search",

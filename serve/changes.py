@@ -20,7 +20,9 @@ class ItemFields(BaseModel):
     product_id: str = Field(description="items of one product share it")
     vertical: str
     image_base64: str | None = Field(None, description="JPEG, PNG or WebP, base64: it is embedded unless a vector is given")
-    vector: list[float] | None = Field(None, max_length=VECTOR_MOST, description="an embedding of the index's model")
+    vector: list[float] | None = Field(
+        None, max_length=VECTOR_MOST, fail_fast=True, description="an embedding of the index's model"
+    )
     attributes: dict[str, str] = Field({}, description="{column: value} of the index's vocabulary; others are unknown")
 
     @model_validator(mode="after")
@@ -43,10 +45,10 @@ class Changes(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    upserts: Annotated[list[Upsert], Field(max_length=CHANGES_MOST)] = Field(
+    upserts: Annotated[list[Upsert], Field(max_length=CHANGES_MOST, fail_fast=True)] = Field(
         [], description="items that appear or are replaced"
     )
-    deletes: Annotated[list[str], Field(max_length=CHANGES_MOST)] = Field(
+    deletes: Annotated[list[str], Field(max_length=CHANGES_MOST, fail_fast=True)] = Field(
         [], description="ids of items that go; it is no error if one isn't there"
     )
 

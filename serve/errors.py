@@ -41,7 +41,8 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def http(_: Request, error: HTTPException) -> JSONResponse:
         code = STATUS_CODES.get(error.status_code, "bad_request")
-        return Refusal(error.status_code, code, f"{error.detail}; see /docs for what there is.").response()
+        headers = dict(error.headers or {})  # Allow, of a 405
+        return Refusal(error.status_code, code, f"{error.detail}; see /docs for what there is.", headers=headers).response()
 
     @app.exception_handler(ClientDisconnect)
     async def left(_: Request, error: ClientDisconnect) -> JSONResponse:

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-from fashion_dml.data.decode import MAX_PIXELS
+from fashion_dml.data import decode
 from fashion_dml.index.manifest import ITEM_ID as ITEM_ID
 
 BODY_BYTES = 12 << 20  # of a request, counted while it arrives
 BODY_SECONDS = 20.0  # for the whole body to arrive
-PIXELS = MAX_PIXELS  # of an image, before it is decoded
+PIXELS = decode.MAX_PIXELS  # of an image; this and the next are checked before it is decoded
+SIDE = decode.MAX_SIDE  # pixels
+SAMPLES = decode.MAX_SAMPLES  # bytes of its pixels as the file codes them
+SCANS = decode.MAX_SCANS  # of a JPEG
+SCANNED = decode.MAX_SCANNED  # pixels of all its scans together
+BODIES_BYTES = 256 << 20  # of all requests that one ingress replica works on
+DECODES_AT_ONCE = 2  # in an ingress replica; one of the largest image holds about 0.5 GB
+JSON_VALUES = 20_000  # in the body of a search
+JSON_NAMES = 1_000  # of fields, in the body of a search
+JSON_VALUES_CHANGES = 1_000_000  # in a body of changes
+JSON_NAMES_CHANGES = 50_000
+MISTAKES = 100  # of a body, before they are counted rather than told
 K_DEFAULT = 10
 K_MOST = 200
 VERTICALS_MOST = 64  # in one filter

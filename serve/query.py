@@ -13,9 +13,10 @@ from pydantic import BaseModel, ValidationError
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
-from fashion_dml.data.decode import UnreadableImage, letterbox, to_rgb
+from fashion_dml.data.decode import TOO_LARGE, TOO_MANY_SCANS, UnreadableImage, letterbox, to_rgb
 from fashion_dml.data.thumbnail import jpeg
 from serve import limits
+from serve.bodies import check_json
 from serve.changes import decoded
 from serve.errors import Refusal
 from serve.schema import JsonSearch, SearchOptions, refusal
@@ -24,6 +25,7 @@ Crop = tuple[float, float, float, float]
 Fields = TypeVar("Fields", bound=BaseModel)
 Query = bytes | np.ndarray | str
 """An encoded image, a unit vector float32 [D], or an item_id."""
+IMAGE_CODES = {TOO_LARGE: "image_too_large", TOO_MANY_SCANS: "image_too_complex"}
 
 
 async def read_body(request: Request) -> bytes:
@@ -53,7 +55,8 @@ async def parse_json(request: Request, kind: type[Fields]) -> Fields:
     if sent != "application/json":
         raise Refusal(415, "bad_content_type", f"The content type {sent[:60]!r} can't be read; send application/json.")
     try:
-        return kind.model_validate_json(await read_body(request))
+        body = check_json(await read_body(request), limits.JSON_VALUES_CHANGES, limits.JSON_NAMES_CHANGES)
+        return kind.model_validate_json(body)
     except ValidationError as error:
         raise refusal(error, kind.model_fields) from error
 
@@ -70,7 +73,7 @@ async def parse(request: Request, dim: int) -> tuple[Query, SearchOptions]:
     body = await read_body(request)
     try:
         if kind == "application/json":
-            asked = JsonSearch.model_validate_json(body)
+            asked = JsonSearch.model_validate_json(check_json(body, limits.JSON_VALUES, limits.JSON_NAMES))
             return _json_query(asked, dim), asked
         options = _query_string(request)
     except ValidationError as error:
@@ -178,10 +181,5 @@ def _opened(data: bytes) -> Image.Image:
     try:
         return to_rgb(data)
     except UnreadableImage as error:
-        if isinstance(error.__cause__, Image.DecompressionBombError):  # so large that Pillow itself refused the header
-            error = UnreadableImage(f"the image has more than {limits.PIXELS:,} pixels")
-        too_large = "pixels" in str(error)
-        limit = limits.PIXELS if too_large else None
-        raise Refusal(
-            422, "image_too_large" if too_large else "bad_image", f"The image can't be used: {error}.", limit=limit
-        ) from error
+        code = IMAGE_CODES.get(error.reason, "bad_image")
+        raise Refusal(422, code, f"The image can't be used: {error}.", limit=error.limit) from error

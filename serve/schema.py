@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from serve.errors import Refusal
-from serve.limits import ATTRIBUTES_MOST, K_DEFAULT, K_MOST, VALUES_MOST, VECTOR_MOST, VERTICALS_MOST
+from serve.limits import ATTRIBUTES_MOST, K_DEFAULT, K_MOST, MISTAKES, VALUES_MOST, VECTOR_MOST, VERTICALS_MOST
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 QUERIES = ("image_base64", "vector", "item_id")
@@ -50,7 +51,7 @@ class JsonSearch(SearchOptions):
 
     image_base64: str | None = Field(None, description="JPEG, PNG or WebP, base64")
     vector: list[float] | None = Field(
-        None, max_length=VECTOR_MOST, description="an embedding of the index's model; any length but zero"
+        None, max_length=VECTOR_MOST, fail_fast=True, description="an embedding of the index's model; any length but zero"
     )
     item_id: str | None = Field(None, description="an item of the catalogue; it comes first itself")
 
@@ -139,12 +140,18 @@ class ErrorReply(BaseModel):
     error: Problem
 
 
+def shortened(text: str, most: int = 60) -> str:
+    """What a refusal quotes of a request."""
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
 def refusal(error: ValidationError, known: Iterable[str] = ()) -> Refusal:
     """One sentence on the first field that is wrong; known: fields of the body, where it isn't a search's."""
+    if (count := error.error_count()) > MISTAKES:  # a report on each would cost far more than the body
+        return Refusal(422, "bad_body", f"{count:,} values of the body can't be used; /docs tells what each field takes.")
     first = error.errors(include_url=False)[0]
-    where = ".".join(str(part) for part in first["loc"])
-    value = repr(first.get("input"))
-    value = value if len(value) <= 60 else f"{value[:57]}..."
+    where = ".".join(shortened(str(part)) for part in first["loc"])
+    value = shortened(reprlib.repr(first.get("input")))
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "json_invalid":
         return Refusal(422, "bad_json", f"The body is not JSON: {message.removeprefix('Invalid JSON: ')}.")

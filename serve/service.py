@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from typing import Any
 
@@ -10,6 +9,7 @@ from fashion_dml.config import Serve
 from fashion_dml.index.live import Item as LiveItem
 from fashion_dml.index.merge import merge
 from serve.catalogue import LiveCatalogue
+from serve.decoding import decoded_before
 from serve.describe import describe
 from serve.errors import RETRY_AFTER_S, Refusal
 from serve.generation import Generation
@@ -40,7 +40,7 @@ class SearchService:
         spent = {"decode": 0.0, "encode": 0.0}
         if isinstance(query, bytes):
             begun = time.perf_counter()
-            image = await asyncio.to_thread(pixels, query, options.crop, live.model.height, live.model.width)
+            image = await decoded_before(deadline, pixels, query, options.crop, live.model.height, live.model.width)
             decoded = time.perf_counter()
             vector = await live.embed(image, deadline)
             spent = {"decode": decoded - begun, "encode": time.perf_counter() - decoded}

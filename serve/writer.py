@@ -15,6 +15,7 @@ from fashion_dml.index.changes import attributes_of, changes_schema, concat, del
 from fashion_dml.storage import UserError
 from serve.catalogue import LiveCatalogue, TooMuchWaits
 from serve.changes import Changes, Upsert
+from serve.decoding import decoded_before
 from serve.errors import RETRY_AFTER_S, Refusal
 from serve.generation import Generation
 from serve.live_index import LiveIndex
@@ -78,5 +79,6 @@ class CatalogueWriter:
             assert vector is not None  # one of them is there: ItemFields sees to it
             return vector, b""
         side = int((live.manifest.config or {}).get("thumbnail_side", Index().thumbnail_side))
-        image, picture = await asyncio.to_thread(pixels_and_thumbnail, data, live.model.height, live.model.width, side)
+        sizes = live.model.height, live.model.width, side
+        image, picture = await decoded_before(deadline, pixels_and_thumbnail, data, *sizes)
         return (await live.embed(image, deadline) if vector is None else vector), picture
