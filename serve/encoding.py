@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Awaitable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from ray.exceptions import RayActorError
@@ -32,9 +34,17 @@ class EncoderHandle:
 
     async def embed(self, image: np.ndarray, deadline: float) -> np.ndarray:
         """uint8 [H, W, 3] to a unit vector, float32 [D]; deadline: of time.monotonic(). Raises Refusal."""
+        return await self._before(deadline, self._deployment.remote(image))
+
+    async def embed_many(self, images: np.ndarray, deadline: float) -> np.ndarray:
+        """uint8 [N, H, W, 3] to unit vectors, float32 [N, D]. Raises Refusal."""
+        return await self._before(deadline, self._deployment.many.remote(images))
+
+    @staticmethod
+    async def _before(deadline: float, reply: Awaitable[Any]) -> np.ndarray:
         try:
             async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
-                return np.asarray(await self._deployment.remote(image))
+                return np.asarray(await reply)
         except TimeoutError as error:
             raise Refusal(
                 503, "too_slow", "The encoder didn't answer before the deadline.", retry_after_s=RETRY_AFTER_S

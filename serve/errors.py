@@ -26,6 +26,11 @@ class Refusal(Exception):
         self.status, self.code, self.message, self.limit = status, code, message, limit
         self.headers = {**(headers or {}), **({"Retry-After": str(retry_after_s)} if retry_after_s else {})}
 
+    def at(self, place: str) -> Refusal:
+        """The same, of one query of a batch: `queries.3`."""
+        told = f"{place}: {self.message}" if place else self.message
+        return Refusal(self.status, self.code, told, limit=self.limit, headers=self.headers)
+
     def response(self) -> JSONResponse:
         error = {"code": self.code, "message": self.message} | ({} if self.limit is None else {"limit": self.limit})
         return JSONResponse({"error": error}, self.status, self.headers)

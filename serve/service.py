@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,14 +12,17 @@ from fashion_dml.config import Serve
 from fashion_dml.index.filters import Filter
 from fashion_dml.index.live import Item as LiveItem
 from fashion_dml.index.manifest import IndexManifest
-from fashion_dml.index.merge import Found, merge
+from fashion_dml.index.merge import merge
 from fashion_dml.storage import UserError
+from serve import paging
+from serve.asked import Asked
 from serve.catalogue import LiveCatalogue
+from serve.describe import Describer
 from serve.encoding import EncoderHandle, ModelInput
 from serve.errors import RETRY_AFTER_S, Refusal
-from serve.query import Query, pixels
-from serve.schema import SearchOptions
+from serve.schema import Options, SearchOptions
 from serve.shards import Answers, ShardPool
+from serve.vectors import Photos, fetch, missing, own_vector, query_vector
 
 
 class SearchService:
@@ -32,48 +35,64 @@ class SearchService:
         self._verticals = set(manifest.verticals)  # and those that changes have brought
         self._encoder = encoder
         self._pool = ShardPool(manifest.shards, settings.shard_replicas, settings.hedge_s)
-        self._columns = [(column, value) for column, _, value in (a.partition("=") for a in manifest.attributes)]
+        self._photos = Photos()
+        self._describe = Describer(manifest.attributes, manifest.version)
 
     def _deadline(self) -> float:
         return time.monotonic() + self._settings.deadline_s
 
-    async def search(self, query: Query, options: SearchOptions) -> dict[str, Any]:
+    async def search(self, asked: Asked, options: SearchOptions) -> dict[str, Any]:
         """A SearchReply. Raises Refusal."""
+        answers, told = await self._answer([asked], options)
+        return answers[0] | told
+
+    async def search_batch(self, asked: Sequence[Asked], options: Options) -> dict[str, Any]:
+        """A BatchReply. Raises Refusal; then no query of the batch is answered."""
+        answers, told = await self._answer(asked, options)
+        return {"answers": answers} | told
+
+    async def _answer(self, asked: Sequence[Asked], options: Options) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+        """(an Answer a query, what is true of all of them). One round to the shards for the items given, one for the search."""
         started, deadline = time.perf_counter(), self._deadline()
-        at = await self._at(options.catalog_at_least)
+        at = await self._at(options)
         where = await self._filter(options, at, deadline)
-        spent = {"decode": 0.0, "encode": 0.0}
-        if isinstance(query, bytes):
-            begun = time.perf_counter()
-            image = await asyncio.to_thread(pixels, query, options.crop, self._model.height, self._model.width)
-            decoded = time.perf_counter()
-            vector = await self._encoder.embed(image, deadline)
-            spent = {"decode": decoded - begun, "encode": time.perf_counter() - decoded}
-        elif isinstance(query, str):
-            vector = (await self._item(query, at)).vector
-        else:
-            vector = query
+        given = await fetch(asked, self._pool, at, deadline)
+        images, spent = await self._photos.embed(asked, self._model, self._encoder, deadline)
+        own = [own_vector(one, given, images.get(place)) for place, one in enumerate(asked)]
+        vectors = np.stack([query_vector(one, given, vector) for one, vector in zip(asked, own, strict=True)])
         begun = time.perf_counter()
-        grouped = options.group_by == "product"
-        answers = await self._pool.ask("find", vector[None], options.k, where, grouped, at, deadline=deadline)
+        grouped, depth = options.group_by == "product", paging.depth(options, max(len(one.left_out) for one in asked))
+        answers = await self._pool.ask("find", vectors, depth, where, grouped, at, deadline=deadline)
         self._check_coverage(answers, options.min_coverage)
-        found = merge([of_queries[0] for ((of_queries, _),) in answers.given], options.k, group_by_product=grouped)
+        rankings = [
+            merge(parts, depth, group_by_product=grouped) for parts in zip(*(f for ((f, _),) in answers.given), strict=True)
+        ]
+        pages = [
+            paging.cut(ranking, options, one.left_out, {given.products[item] for item in one.left_out})
+            for one, ranking in zip(asked, rankings, strict=True)
+        ]
+        results = self._describe.results(pages)
+        catalog, version = min(reached for ((_, reached),) in answers.given), self.manifest.version
         ended = time.perf_counter()
         spent |= {"search": ended - begun, "total": ended - started}
-        return {
-            "results": self._describe(found), "k": options.k, "model": self.manifest.model[:12], "index": self.manifest.version,
-            "catalog": min(reached for ((_, reached),) in answers.given), "coverage": answers.coverage,
+        return [
+            {"results": found} | ({"vector": vector} if options.with_vector else {})
+            for found, vector in zip(results, (None if v is None else v.tolist() for v in own), strict=True)
+        ], {
+            "k": options.k, "offset": options.offset, "model": self.manifest.model[:12], "index": version, "catalog": catalog,
+            "coverage": answers.coverage,
+            "next": paging.following(options, catalog, version, more=any(len(found) == options.k for found in results)),
             "milliseconds": {name: round(seconds * 1000, 2) for name, seconds in spent.items()},
         }  # fmt: skip
 
-    async def _at(self, least: int) -> int:
-        """The commit to search after. Raises Refusal where `least` isn't there."""
+    async def _at(self, options: Options) -> int:
+        """The commit to search after. Raises Refusal where the one that is asked for isn't there, or no more."""
+        least = options.catalog_at_least if options.catalog_at is None else options.catalog_at
         at = await self._catalogue.current(least)
-        if at < least:
-            raise Refusal(409, "catalog_behind", f"The catalogue is at commit {at}, before {least}.", limit=at)
-        return at
+        paging.check_state(options, self.manifest.version, self.manifest.catalog, at)
+        return at if options.catalog_at is None else options.catalog_at
 
-    async def _filter(self, options: SearchOptions, at: int, deadline: float) -> Filter:
+    async def _filter(self, options: Options, at: int, deadline: float) -> Filter:
         """Raises Refusal at a vertical or an attribute that neither index nor changes know."""
         where = Filter.of(options.verticals, options.attributes)
         if not self._verticals.issuperset(where.verticals):
@@ -96,26 +115,21 @@ class SearchService:
 
     async def item(self, item_id: str) -> dict[str, Any]:
         """An Item. Raises Refusal: 404, or 503 while the shard that may hold it is away."""
-        found = await self._item(item_id, await self._at(0))
-        described = self._describe(found.found)[0]
-        described.pop("score")
-        return described
+        return self._describe.item((await self._item(item_id)).found)
 
-    async def thumbnail(self, item_id: str) -> bytes:
-        """The item's JPEG. Raises Refusal."""
-        found = await self._item(item_id, await self._at(0))
+    async def thumbnail(self, item_id: str) -> tuple[bytes, str]:
+        """(the item's JPEG, the name of the item's present state, as `v` of its address has it). Raises Refusal."""
+        found = await self._item(item_id)
         if not found.thumbnail:
             raise Refusal(404, "no_picture", f"The item {item_id!r} was given as a vector, without a picture.")
-        return found.thumbnail
+        return found.thumbnail, self._describe.state(int(found.found.born[0]))
 
-    async def _item(self, item_id: str, at: int) -> LiveItem:
-        answers = await self._pool.ask("item", item_id, at, deadline=self._deadline())
+    async def _item(self, item_id: str) -> LiveItem:
+        answers = await self._pool.ask("item", item_id, await self._catalogue.current(), deadline=self._deadline())
         for (answer,) in answers.given:
             if answer is not None:
                 return answer
-        if answers.coverage < 1:  # it may be in the shard that is away
-            self._check_coverage(answers, 1.0)
-        raise Refusal(404, "unknown_item", f"The catalogue holds no item {item_id!r}.")
+        raise missing(item_id, answers.coverage)
 
     async def ready(self) -> tuple[bool, dict[str, Any]]:
         """Whether searches can be answered, with the coverage and whether the encoder answers."""
@@ -135,30 +149,6 @@ class SearchService:
         m = self.manifest
         return {
             "version": m.version, "model": m.model[:12], "dim": m.dim, "items": m.items, "products": m.products, "kind": m.kind,
-            "shards": len(m.shards), "catalog": self._catalogue.at, "attributes": self._vocabulary(),
+            "shards": len(m.shards), "catalog": self._catalogue.at, "attributes": self._describe.vocabulary(),
             "verticals": [{"name": name, **counts} for name, counts in sorted(m.verticals.items())],
         }  # fmt: skip
-
-    def _vocabulary(self) -> dict[str, list[str]]:
-        found: dict[str, list[str]] = {}
-        for column, value in self._columns:
-            found.setdefault(column, []).append(value)
-        return found
-
-    def _describe(self, found: Found) -> list[dict[str, Any]]:
-        return [
-            {
-                "item_id": item_id, "product_id": found.product_ids[i], "vertical": found.verticals[i],
-                "score": round(float(found.scores[i]), 6), "image_url": f"/v1/items/{item_id}/image",
-                "attributes": self._attributes(found.attributes[i]),
-            }
-            for i, item_id in enumerate(found.item_ids)
-        ]  # fmt: skip
-
-    def _attributes(self, values: np.ndarray) -> dict[str, str]:
-        """{column: value} of what is known to hold; several values of a column are joined by commas."""
-        described: dict[str, str] = {}
-        for place in np.flatnonzero(values == 1):
-            column, value = self._columns[place]
-            described[column] = f"{described[column]}, {value}" if column in described else value
-        return described

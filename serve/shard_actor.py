@@ -11,7 +11,7 @@ import ray
 
 from fashion_dml.index.filters import Filter
 from fashion_dml.index.follow import Follower
-from fashion_dml.index.live import Item, LiveShard
+from fashion_dml.index.live import Item, Known, LiveShard
 from fashion_dml.index.merge import Found
 from fashion_dml.index.shard import Shard
 from fashion_dml.storage import Location
@@ -47,3 +47,7 @@ class ShardActor:
     def item(self, item_id: str, at: int) -> Item | None:
         """What is known of an item; None if this shard doesn't hold it."""
         return self._live.item(item_id, self._follower.reach(at))
+
+    def items(self, item_ids: list[str], at: int) -> Known:
+        """Those of the items that this shard holds, with their vectors."""
+        return self._live.known(item_ids, self._follower.reach(at))
