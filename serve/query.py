@@ -171,7 +171,7 @@ def unit_vectors(vectors: np.ndarray) -> tuple[np.ndarray, dict[int, Refusal]]:
     A row that is a unit vector of float32 already stays as it is, so that a vector which a reply gave is asked by unchanged.
     """
     wide = vectors.astype(np.float64)
-    finite = np.isfinite(wide).all(axis=1)
+    finite = np.asarray(np.isfinite(wide).all(axis=1))
     largest = np.abs(wide).max(axis=1, initial=0)
     wrong = {
         int(row): Refusal(422, "bad_vector", "The vector holds NaN or infinity; send finite numbers.")

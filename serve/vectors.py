@@ -104,6 +104,8 @@ def query_vector(one: Asked, given: Given, own: np.ndarray | None) -> np.ndarray
         positive.append(own)
     negative = [given.vectors[item] for item in one.unlike]
     try:
-        return rocchio.query(np.stack(positive), np.array(negative).reshape(len(negative), -1), one.unlike_weight)
+        return rocchio.query(
+            np.stack(positive), np.array(negative, np.float32).reshape(len(negative), len(positive[0])), one.unlike_weight
+        )
     except Refusal as refusal:
         raise refusal.at(one.place) from refusal
