@@ -23,6 +23,8 @@ def depth(options: Options, left_out: int) -> int:
 def cut(ranking: Found, options: Options, items: Collection[str], products: Collection[str]) -> Found:
     """The page of a ranking of `depth` results, without these items; with group_by=product without these products."""
     names, without = (ranking.product_ids, products) if options.group_by == "product" else (ranking.item_ids, items)
+    if not without and not options.offset and len(names) <= options.k:
+        return ranking
     kept = [place for place, name in enumerate(names) if name not in without] if without else range(len(names))
     return ranking.take(kept[options.offset : options.offset + options.k])
 
@@ -35,8 +37,13 @@ def following(options: Options, catalog: int, index: str, *, more: bool) -> dict
     return {"offset": offset, "k": min(options.k, PAGE_DEPTH - offset), "catalog_at": catalog, "index": index}
 
 
+def least_commit(options: Options) -> int:
+    """The commit that must be known."""
+    return options.catalog_at_least if options.catalog_at is None else options.catalog_at
+
+
 def check_state(options: Options, index: str, oldest: int, at: int) -> None:
-    """Raises Refusal where the index isn't the one that the page is of, or can't be searched as of its commit.
+    """Raises Refusal where the index isn't the one that the page is of, or can't be searched as of the commit that is asked for.
 
     oldest: the commit that the index version holds; at: the newest known one.
     """
@@ -45,12 +52,10 @@ def check_state(options: Options, index: str, oldest: int, at: int) -> None:
             409, "index_changed", f"Version {index} of the index is live, not {options.index!r}; begin again with the first page.",
             limit=index,
         )  # fmt: skip
-    if options.catalog_at is None:
-        return
-    if options.catalog_at < oldest:
+    if options.catalog_at is not None and options.catalog_at < oldest:
         raise Refusal(
             409, "catalog_gone", f"The index holds the catalogue from commit {oldest} on, so it can't be searched as of "
             f"{options.catalog_at}; begin again with the first page.", limit=oldest,
         )  # fmt: skip
-    if options.catalog_at > at:
-        raise Refusal(409, "catalog_behind", f"The catalogue is at commit {at}, before {options.catalog_at}.", limit=at)
+    if at < (least := least_commit(options)):
+        raise Refusal(409, "catalog_behind", f"The catalogue is at commit {at}, before {least}.", limit=at)

@@ -87,8 +87,7 @@ class SearchService:
 
     async def _at(self, options: Options) -> int:
         """The commit to search after. Raises Refusal where the one that is asked for isn't there, or no more."""
-        least = options.catalog_at_least if options.catalog_at is None else options.catalog_at
-        at = await self._catalogue.current(least)
+        at = await self._catalogue.current(paging.least_commit(options))
         paging.check_state(options, self.manifest.version, self.manifest.catalog, at)
         return at if options.catalog_at is None else options.catalog_at
 
