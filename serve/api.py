@@ -15,7 +15,7 @@ from serve.auth import Tokens
 from serve.batch import BatchReply, parse_batch
 from serve.changes import Changed, Changes, ItemFields, Upsert
 from serve.describe import json_response
-from serve.limits import BODY_BYTES, IMAGE_CACHE_SECONDS
+from serve.limits import BATCH_BODY_BYTES, BODY_BYTES, IMAGE_CACHE_SECONDS
 from serve.query import check_item_id, parse, parse_json
 from serve.schema import ErrorReply, IndexReply, Item, SearchReply
 from serve.service import SearchService
@@ -29,10 +29,11 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
 }
 SEARCH_PROBLEMS = PROBLEMS | {
     408: {"model": ErrorReply, "description": "the body arrived too slowly"},
-    409: {"model": ErrorReply, "description": "the catalogue isn't at the commit that was asked for"},
+    409: {"model": ErrorReply, "description": "the catalogue isn't at the commit that was asked for, or another index is live"},
     413: {"model": ErrorReply, "description": f"more than {BODY_BYTES:,} bytes"},
     415: {"model": ErrorReply, "description": "neither JSON nor multipart"},
 }
+BATCH_PROBLEMS = SEARCH_PROBLEMS | {413: {"model": ErrorReply, "description": f"more than {BATCH_BODY_BYTES:,} bytes"}}
 CHANGE_PROBLEMS = SEARCH_PROBLEMS | {403: {"model": ErrorReply, "description": "the service takes no changes"}}
 
 
@@ -61,7 +62,7 @@ def create_api(service: SearchService, writer: CatalogueWriter, tokens: Tokens) 
         "/v1/search:batch",
         response_model=None,
         dependencies=reading,
-        responses=SEARCH_PROBLEMS | {200: {"model": BatchReply}},
+        responses=BATCH_PROBLEMS | {200: {"model": BatchReply}},
         openapi_extra=openapi.batch_body(),
     )
     async def search_batch(request: Request) -> Response:

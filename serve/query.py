@@ -30,7 +30,9 @@ LISTS = {"vertical": "verticals", "like": "like", "unlike": "unlike"}
 
 async def read_body(request: Request, most: int = limits.BODY_BYTES) -> bytes:
     """The whole body, refused as soon as it exceeds the limit (declared or counted) or takes too long."""
-    too_large = Refusal(413, "body_too_large", f"The body has more than {most:,} bytes; send a smaller image.", limit=most)
+    too_large = Refusal(
+        413, "body_too_large", f"The body has more than {most:,} bytes; send a smaller image, or fewer.", limit=most
+    )
     declared = request.headers.get("content-length", "")
     if declared.isdigit() and int(declared[:20]) > most:
         raise too_large

@@ -110,6 +110,7 @@ class LiveShard:
         self._number, self._shards = number, shards
         self._new = Segment(base.dim, len(base.attributes))
         self._rows: dict[str, int] = {}  # item_id -> its living row of the segment
+        self._ever: dict[str, list[int]] = {}  # and all rows that it had there
         self._dead: dict[int, int] = {}  # row of the base -> the commit at which it went
         self._alive: np.ndarray | None = None  # of the base after `version`; None: all
 
@@ -155,6 +156,8 @@ class LiveShard:
             first = len(self._new)
             self._new.add(version, latest.take(mine))
             self._rows |= {ids[i]: first + n for n, i in enumerate(mine)}
+            for row, i in enumerate(mine, first):
+                self._ever.setdefault(ids[i], []).append(row)
         self.base.verticals |= set(upserted["vertical"].unique().to_pylist())
         self.version = version
 
@@ -193,7 +196,7 @@ class LiveShard:
         row = self._old_row(item_id, at)
         if row >= 0:
             return Item(self.base.items(np.array([row]), one), self.base.vector(row), self.base.thumbnail(row))
-        if (row := self._new_rows(at).get(item_id, -1)) < 0:
+        if (row := self._new_row(item_id, at)) < 0:
             return None
         vector = self._new.rows.store.vectors(np.array([row]))[0].copy()
         return Item(self._new.found(np.array([row]), one), vector, self._new.thumbnails[row])
@@ -201,9 +204,8 @@ class LiveShard:
     def known(self, item_ids: Sequence[str], at: int | None = None) -> Known:
         """Those of the items that this shard holds after commit `at`, each once."""
         at = self._checked(at)
-        new = self._new_rows(at)
         old = {item_id: row for item_id in dict.fromkeys(item_ids) if (row := self._old_row(item_id, at)) >= 0}
-        rows = {item_id: new[item_id] for item_id in dict.fromkeys(item_ids) if item_id in new and item_id not in old}
+        rows = {item_id: row for item_id in dict.fromkeys(item_ids) if (row := self._new_row(item_id, at)) >= 0}
         products = self.base.items(np.array([*old.values()], np.int64), np.ones(len(old), np.float32)).product_ids
         vectors = [self.base.vector(row) for row in old.values()]
         vectors += [self._new.rows.store.vectors(np.array([row]))[0] for row in rows.values()]
@@ -217,12 +219,10 @@ class LiveShard:
         row = self.base.row_of(item_id)
         return row if row >= 0 and self._dead.get(row, FOREVER) > at else -1
 
-    def _new_rows(self, at: int) -> dict[str, int]:
-        """Rows of the segment that live after commit `at`, by item_id."""
-        if at == self.version:
-            return self._rows
-        alive = np.flatnonzero((self._new.born <= at) & (at < self._new.died))
-        return {self._new.item_ids[row]: int(row) for row in alive}
+    def _new_row(self, item_id: str, at: int) -> int:
+        """The item's row of the segment that lives after commit `at`, -1 for none."""
+        alive = (row for row in self._ever.get(item_id, ()) if self._new.born[row] <= at < self._new.died[row])
+        return next(alive, -1)
 
     def _checked(self, at: int | None) -> int:
         if at is None:

@@ -60,7 +60,7 @@ export class Taste {
     const name = el("span", { className: "pick-name" });
     const button = el("button", { type: "button", on: { click: () => this.remove(id) } }, "×");
     const show = (item) => {
-      image.src = imageUrl(item);
+      if (item.attributes) image.src = imageUrl(item);
       name.textContent = item.attributes ? titleOf(item) : item.item_id;
       button.ariaLabel = `${liked ? "No longer more" : "No longer less"} like ${name.textContent}`;
     };

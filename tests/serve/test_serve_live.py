@@ -238,6 +238,7 @@ def test_tokens():
 
     write, read = "w" * 20, "r" * 20
     none, both = Tokens({}), Tokens({WRITE_TOKEN: write, READ_TOKEN: read})
+    assert (none.public, both.public) == (True, False)
     assert asyncio.run(refused(none.may_read)) == ""
     assert asyncio.run(refused(none.may_change)) == asyncio.run(refused(none.may_change, write)) == "403 changes_off"
     assert asyncio.run(refused(both.may_read)) == asyncio.run(refused(both.may_read, "x" * 20)) == "401 token_needed"
