@@ -8,16 +8,17 @@ from typing import Any
 from fastapi import Depends, FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from fastapi_offline import FastAPIOffline
-from pydantic import BaseModel
 
 from fashion_dml import __version__
-from serve import errors, metrics, static
+from serve import errors, metrics, openapi, static
 from serve.auth import Tokens
+from serve.batch import BatchReply, parse_batch
 from serve.bodies import BodyBudget
 from serve.changes import Changed, Changes, ItemFields, Upsert
-from serve.limits import BODY_BYTES, IMAGE_CACHE_SECONDS
+from serve.describe import json_response
+from serve.limits import BATCH_BODY_BYTES, BODY_BYTES, IMAGE_CACHE_SECONDS
 from serve.query import check_item_id, parse, parse_json
-from serve.schema import Activate, Activated, ErrorReply, IndexReply, Item, JsonSearch, SearchOptions, SearchReply
+from serve.schema import Activate, Activated, ErrorReply, IndexReply, Item, SearchReply
 from serve.service import SearchService
 from serve.writer import CatalogueWriter
 
@@ -30,61 +31,20 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
 }
 SEARCH_PROBLEMS = PROBLEMS | {
     408: {"model": ErrorReply, "description": "the body arrived too slowly"},
-    409: {"model": ErrorReply, "description": "the catalogue isn't at the commit that was asked for"},
+    409: {"model": ErrorReply, "description": "the catalogue isn't at the commit that was asked for, or another index is live"},
     413: {"model": ErrorReply, "description": f"more than {BODY_BYTES:,} bytes"},
     415: {"model": ErrorReply, "description": "neither JSON nor multipart"},
 }
 ACTIVATE_PROBLEMS: dict[int | str, dict[str, Any]] = {
     202: {"model": Activated, "description": "the version is still being opened"},
-    **{status: PROBLEMS[status] for status in (401, 422, 503)},
+    **{status: PROBLEMS[status] for status in (401, 422, 429, 503)},
     403: {"model": ErrorReply, "description": "the service takes no changes"},
     404: {"model": ErrorReply, "description": "unknown version"},
     409: {"model": ErrorReply, "description": "the service's config pins a version"},
     **{status: SEARCH_PROBLEMS[status] for status in (408, 413, 415)},
 }
+BATCH_PROBLEMS = SEARCH_PROBLEMS | {413: {"model": ErrorReply, "description": f"more than {BATCH_BODY_BYTES:,} bytes"}}
 CHANGE_PROBLEMS = SEARCH_PROBLEMS | {403: {"model": ErrorReply, "description": "the service takes no changes"}}
-
-
-def _search_body() -> dict[str, Any]:
-    """OpenAPI of the two kinds of body; options of the multipart kind stand in the query string."""
-    options = SearchOptions.model_json_schema()["properties"]
-    texts = {
-        "verticals": {"type": "array", "items": {"type": "string"}},
-        "attributes": {"type": "array", "items": {"type": "string", "description": "column=value"}},
-        "crop": {"type": "string", "description": "x0,y0,x1,y1"},
-    }
-    form = {"type": "object", "properties": {"image": {"type": "string", "format": "binary"}}, "required": ["image"]}
-    names = {"verticals": "vertical", "attributes": "attribute"}
-    return {
-        "requestBody": {
-            "required": True,
-            "content": {
-                "multipart/form-data": {"schema": form},
-                "application/json": {"schema": JsonSearch.model_json_schema()},
-            },
-        },
-        "parameters": [
-            {
-                "name": names.get(name, name), "in": "query", "required": False, "schema": texts.get(name, schema),
-                "description": f"multipart only: {schema.get('description', '')}",
-            }
-            for name, schema in options.items()
-        ],
-    }  # fmt: skip
-
-
-def _json_body(kind: type[BaseModel]) -> dict[str, Any]:
-    """OpenAPI of a JSON body that the route reads itself, to count its bytes as they arrive."""
-    schema = kind.model_json_schema()
-    known = schema.pop("$defs", {})
-
-    def whole(part: Any) -> Any:
-        """References point into the body's own schema, where OpenAPI wouldn't look: put what they name in their place."""
-        if isinstance(part, dict):
-            return whole(known[part["$ref"].rsplit("/", 1)[1]]) if "$ref" in part else {k: whole(v) for k, v in part.items()}
-        return [whole(v) for v in part] if isinstance(part, list) else part
-
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": whole(schema)}}}}
 
 
 def create_api(service: SearchService, writer: CatalogueWriter, tokens: Tokens) -> FastAPI:
@@ -103,13 +63,27 @@ def create_api(service: SearchService, writer: CatalogueWriter, tokens: Tokens) 
         response_model=None,
         dependencies=reading,
         responses=SEARCH_PROBLEMS | {200: {"model": SearchReply}},
-        openapi_extra=_search_body(),
+        openapi_extra=openapi.search_body(),
     )
-    async def search(request: Request) -> JSONResponse:
-        """The items most similar to a photo (multipart field `image`, or image_base64), a vector, or an item."""
+    async def search(request: Request) -> Response:
+        """The items most similar to a photo (multipart field `image`, or image_base64), a vector, or an item; or to several items, and
+        not to others. The next page asks for the same and for what `next` of the reply holds."""
         live = service.versions.live
-        query, options = await parse(request, live.manifest.dim)
-        return JSONResponse(await service.search(live, query, options))
+        asked, options = await parse(request, live.manifest.dim)
+        return json_response(await service.search(live, asked, options))
+
+    @app.post(
+        "/v1/search:batch",
+        response_model=None,
+        dependencies=reading,
+        responses=BATCH_PROBLEMS | {200: {"model": BatchReply}},
+        openapi_extra=openapi.batch_body(),
+    )
+    async def search_batch(request: Request) -> Response:
+        """Many searches with the same options in one request: all are answered, or none and the reply names the one that is wrong."""
+        live = service.versions.live
+        queries, options = await parse_batch(request, live.manifest.dim)
+        return json_response(await service.search_batch(live, queries, options))
 
     @app.get("/v1/items/{item_id}", response_model=Item, responses=PROBLEMS, dependencies=reading)
     async def item(item_id: str) -> dict[str, Any]:
@@ -118,7 +92,7 @@ def create_api(service: SearchService, writer: CatalogueWriter, tokens: Tokens) 
 
     @app.put(
         "/v1/items/{item_id}", response_model=Changed, responses=CHANGE_PROBLEMS, dependencies=changing,
-        openapi_extra=_json_body(ItemFields),
+        openapi_extra=openapi.json_body(ItemFields),
     )  # fmt: skip
     async def put(request: Request, item_id: str) -> dict[str, Any]:
         """Add an item or replace it. Sending it again changes nothing. The reply comes when the change is durable."""
@@ -132,7 +106,7 @@ def create_api(service: SearchService, writer: CatalogueWriter, tokens: Tokens) 
 
     @app.post(
         "/v1/items:batch", response_model=Changed, responses=CHANGE_PROBLEMS, dependencies=changing,
-        openapi_extra=_json_body(Changes),
+        openapi_extra=openapi.json_body(Changes),
     )  # fmt: skip
     async def batch(request: Request) -> dict[str, Any]:
         """Many changes in one commit: searches see all of them or none."""
@@ -145,11 +119,14 @@ def create_api(service: SearchService, writer: CatalogueWriter, tokens: Tokens) 
         "/v1/items/{item_id}/image", response_class=Response, responses=PROBLEMS | {200: {"content": {"image/jpeg": {}}}},
         dependencies=reading,
     )  # fmt: skip
-    async def image(request: Request, item_id: str) -> Response:
-        """The item's thumbnail, a JPEG; browsers may keep it."""
-        content = await service.thumbnail(check_item_id(item_id))
+    async def image(request: Request, item_id: str, v: str = "") -> Response:
+        """The item's thumbnail, a JPEG. Browsers keep it for good under the image_url of a reply, whose `v` changes with the item; without
+        `v`, or with an older one, they ask again each time."""
+        content, state = await service.thumbnail(check_item_id(item_id))
         etag = f'"{hashlib.sha256(content).hexdigest()[:16]}"'
-        return static.cached(request, content, "image/jpeg", etag, f"public, max-age={IMAGE_CACHE_SECONDS}")
+        whose = "public" if tokens.public else "private"
+        cache = f"{whose}, max-age={IMAGE_CACHE_SECONDS}, immutable" if v == state else f"{whose}, no-cache"
+        return static.cached(request, content, "image/jpeg", etag, cache)
 
     @app.get("/v1/index", response_model=IndexReply, responses={s: PROBLEMS[s] for s in (401, 429, 503)}, dependencies=reading)
     async def index() -> dict[str, Any]:
@@ -158,7 +135,7 @@ def create_api(service: SearchService, writer: CatalogueWriter, tokens: Tokens) 
 
     @app.post(
         "/v1/index:activate", responses=ACTIVATE_PROBLEMS | {200: {"model": Activated}}, response_model=None,
-        dependencies=changing, openapi_extra=_json_body(Activate),
+        dependencies=changing, openapi_extra=openapi.json_body(Activate),
     )  # fmt: skip
     async def activate(request: Request) -> JSONResponse:
         """Make an index version the live one, and its model with it; an older one too. Searches go on meanwhile, each from one version.

@@ -24,6 +24,11 @@ class Tokens:
             if 0 < len(token) < LEAST:
                 raise UserError(f"{name} has {len(token)} characters; a token needs at least {LEAST}.")
 
+    @property
+    def public(self) -> bool:
+        """Whether anybody may read, so that caches between may keep what is read."""
+        return not self._read
+
     async def may_read(self, request: Request) -> None:
         """Raises Refusal 401 where reads need a token and the request has neither."""
         if self._read and not self._has(request, self._read) and not self._has(request, self._write):

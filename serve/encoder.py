@@ -39,6 +39,7 @@ class EncoderDeployment:
 
         self._held: Held[Encoder] = Held(opened, settings.keep_s)
         self._held.open(sha256)
+        self._most, self._passing = settings.encoder_batch, asyncio.Lock()
         batching: Any = self._embed  # serve.batch adds these setters
         batching.set_max_batch_size(settings.encoder_batch)
         batching.set_batch_wait_timeout_s(settings.encoder_wait_ms / 1000)
@@ -48,20 +49,30 @@ class EncoderDeployment:
         found: list[np.ndarray] = [np.empty(0)] * len(asked)
         for sha256 in {name for name, _ in asked}:  # more than one only while another version goes live
             places = [i for i, (name, _) in enumerate(asked) if name == sha256]
-            encoder = self._held.get(sha256)
-            if encoder is None:
-                encoder = await asyncio.to_thread(self._held.open, sha256)
-            begun = time.perf_counter()
-            vectors = await asyncio.to_thread(encoder.embed, np.stack([asked[i][1] for i in places]))
-            embedded(len(places), time.perf_counter() - begun)
+            vectors = await self._pass(sha256, np.stack([asked[i][1] for i in places]))
             for i, vector in zip(places, vectors, strict=True):
                 found[i] = vector
         return found
+
+    async def _pass(self, sha256: str, pixels: np.ndarray) -> np.ndarray:
+        encoder = self._held.get(sha256)
+        if encoder is None:
+            encoder = await asyncio.to_thread(self._held.open, sha256)
+        async with self._passing:
+            begun = time.perf_counter()
+            vectors = await asyncio.to_thread(encoder.embed, pixels)
+            embedded(len(pixels), time.perf_counter() - begun)
+        return vectors
 
     async def __call__(self, sha256: str, pixels: np.ndarray) -> np.ndarray:
         """uint8 [H, W, 3] to a unit vector of that model, float32 [D]."""
         vector: Any = await self._embed((sha256, pixels))
         return np.asarray(vector)
+
+    async def many(self, sha256: str, pixels: np.ndarray) -> np.ndarray:
+        """uint8 [N, H, W, 3] to unit vectors, float32 [N, D], `encoder_batch` at a time: others' single images get in between."""
+        parts = [await self._pass(sha256, pixels[i : i + self._most]) for i in range(0, len(pixels), self._most)]
+        return np.concatenate(parts)
 
     async def prepare(self, sha256: str) -> None:
         """Load a model beside those that are loaded. Raises UserError."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from ray.exceptions import RayActorError
@@ -34,9 +35,11 @@ class EncoderHandle:
 
     async def embed(self, sha256: str, image: np.ndarray, deadline: float) -> np.ndarray:
         """uint8 [H, W, 3] to a unit vector, float32 [D]; deadline: of time.monotonic(). Raises Refusal."""
-        with _refusing():
-            async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
-                return np.asarray(await self._deployment.remote(sha256, image))
+        return await _before(deadline, self._deployment.remote(sha256, image))
+
+    async def embed_many(self, sha256: str, images: np.ndarray, deadline: float) -> np.ndarray:
+        """uint8 [N, H, W, 3] to unit vectors, float32 [N, D]. Raises Refusal."""
+        return await _before(deadline, self._deployment.many.remote(sha256, images))
 
     async def prepare(self, sha256: str) -> None:
         """Have every replica load a model. Raises UserError, Refusal."""
@@ -50,6 +53,12 @@ class EncoderHandle:
                 return bool(await self._deployment.holds.remote(sha256))
         except (TimeoutError, RayActorError, DeploymentUnavailableError):
             return False
+
+
+async def _before(deadline: float, reply: Awaitable[Any]) -> np.ndarray:
+    with _refusing():
+        async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+            return np.asarray(await reply)
 
 
 @contextmanager

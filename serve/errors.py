@@ -24,6 +24,11 @@ class Refusal(Exception):
         self.status, self.code, self.message, self.limit = status, code, message, limit
         self.headers = {**(headers or {}), **({"Retry-After": str(retry_after_s)} if retry_after_s else {})}
 
+    def at(self, place: str) -> Refusal:
+        """The same, of one query of a batch: `queries.3`."""
+        told = f"{place}: {self.message}" if place else self.message
+        return Refusal(self.status, self.code, told, limit=self.limit, headers=self.headers)
+
     def response(self) -> JSONResponse:
         record.refused(self.code)
         more = {"limit": self.limit, "request_id": record.request_id()}

@@ -13,9 +13,10 @@ from fashion_dml.index.filters import Filter
 from fashion_dml.index.manifest import IndexManifest
 from fashion_dml.index.translate import Untranslated
 from fashion_dml.storage import UserError
+from serve.describe import Describer
 from serve.encoding import EncoderHandle, ModelInput
 from serve.errors import Refusal
-from serve.schema import SearchOptions
+from serve.schema import Options
 from serve.shards import Answers, Layout, ShardPool
 from serve.translator import Translator
 
@@ -36,9 +37,8 @@ class Generation:
         return Layout.of(self.manifest.version, self.manifest.shards, self.pool.slots)
 
     @cached_property
-    def columns(self) -> list[tuple[str, str]]:
-        """(column, value) of each attribute of the vocabulary."""
-        return [(column, value) for column, _, value in (a.partition("=") for a in self.manifest.attributes)]
+    def describer(self) -> Describer:
+        return Describer(self.manifest.attributes, self.manifest.version)
 
     async def ask(self, method: str, *args: Any, deadline: float) -> Answers:
         """As ShardPool.ask, of this version. Commits in another model's vectors are translated first, where a shard meets some."""
@@ -52,13 +52,17 @@ class Generation:
         """uint8 [H, W, 3] to a unit vector, float32 [D]. Raises Refusal."""
         return await self.encoder.embed(self.manifest.model, image, deadline)
 
+    async def embed_many(self, images: np.ndarray, deadline: float) -> np.ndarray:
+        """uint8 [N, H, W, 3] to unit vectors, float32 [N, D]. Raises Refusal."""
+        return await self.encoder.embed_many(self.manifest.model, images, deadline)
+
     async def prepare(self, at: int, within_s: float) -> None:
         """Have shards and encoders open the version and follow the catalogue up to commit `at`. Raises UserError, Refusal."""
         await self.encoder.prepare(self.manifest.model)
         await self.pool.prepare(self.layout)
         await self.ask("describe", at, deadline=time.monotonic() + within_s)
 
-    async def filter(self, options: SearchOptions, at: int, deadline: float) -> Filter:
+    async def filter(self, options: Options, at: int, deadline: float) -> Filter:
         """Raises Refusal at a vertical or an attribute that neither index nor changes know."""
         where = Filter.of(options.verticals, options.attributes)
         self._verticals.update(self.manifest.verticals)

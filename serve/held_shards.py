@@ -8,7 +8,7 @@ import numpy as np
 
 from fashion_dml.index.filters import Filter
 from fashion_dml.index.follow import Follower
-from fashion_dml.index.live import Item, LiveShard
+from fashion_dml.index.live import Item, Known, LiveShard
 from fashion_dml.index.manifest import load
 from fashion_dml.index.merge import Found, merge
 from fashion_dml.index.shard import Shard
@@ -51,6 +51,10 @@ class HeldShards:
         if len(found) == 1:
             return found[0], reached
         return [merge(parts, k, group_by_product=group_by_product) for parts in zip(*found, strict=True)], reached
+
+    def items(self, item_ids: list[str], at: int) -> list[Known]:
+        """Those of the items that these shards hold, with their vectors."""
+        return [f.shard.known(item_ids, f.reach(at)) for f in self._followers]
 
     def item(self, item_id: str, at: int) -> Item | None:
         """What is known of an item; None if these shards don't hold it."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
@@ -35,12 +35,17 @@ def refused(code: str) -> None:
         record.code = code
 
 
-def searched(query: object, seconds: Mapping[str, float], coverage: float, *, known: int, reached: int, index: str) -> None:
-    """A search was answered.
+def searched(
+    sources: Sequence[object], seconds: Mapping[str, float], coverage: float, *, known: int, reached: int, index: str
+) -> None:
+    """A search was answered, or a batch of them: by these images, items and vectors.
 
     seconds: by stage, 0 where a stage wasn't needed; known: the newest commit known, reached: the one the answer is of.
     """
-    SEARCHES.add("image" if isinstance(query, bytes) else "item" if isinstance(query, str) else "vector")
+    for source in sources:
+        SEARCHES.add(
+            "image" if isinstance(source, bytes) else "item" if source is None or isinstance(source, str) else "vector"
+        )
     for stage, spent in seconds.items():
         if spent > 0:
             STAGE_SECONDS.observe(spent, stage)

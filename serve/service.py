@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
+
+import numpy as np
 
 from fashion_dml.config import Serve
 from fashion_dml.index.live import Item as LiveItem
 from fashion_dml.index.merge import merge
+from serve import paging
+from serve.asked import Asked
 from serve.catalogue import LiveCatalogue
-from serve.decoding import decoded_before
-from serve.describe import describe
 from serve.errors import RETRY_AFTER_S, Refusal
 from serve.generation import Generation
 from serve.live_index import LiveIndex
-from serve.query import Query, pixels
 from serve.record import searched
-from serve.schema import SearchOptions
+from serve.schema import Options, SearchOptions
 from serve.shards import Answers
+from serve.vectors import embed, fetch, missing, own_vector, query_vector
 
 
 class SearchService:
@@ -32,43 +35,60 @@ class SearchService:
     def _deadline(self) -> float:
         return time.monotonic() + self._settings.deadline_s
 
-    async def search(self, live: Generation, query: Query, options: SearchOptions) -> dict[str, Any]:
+    async def search(self, live: Generation, asked: Asked, options: SearchOptions) -> dict[str, Any]:
         """A SearchReply. Raises Refusal."""
+        answers, told = await self._answer(live, [asked], options)
+        return answers[0] | told
+
+    async def search_batch(self, live: Generation, asked: Sequence[Asked], options: Options) -> dict[str, Any]:
+        """A BatchReply. Raises Refusal; then no query of the batch is answered."""
+        answers, told = await self._answer(live, asked, options)
+        return {"answers": answers} | told
+
+    async def _answer(
+        self, live: Generation, asked: Sequence[Asked], options: Options
+    ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+        """(an Answer a query, what is true of all of them). One round to the shards for the items given, one for the search."""
         started, deadline = time.perf_counter(), self._deadline()
-        at = await self._at(options.catalog_at_least)
+        at = await self._at(live, options)
         where = await live.filter(options, at, deadline)
-        spent = {"decode": 0.0, "encode": 0.0}
-        if isinstance(query, bytes):
-            begun = time.perf_counter()
-            image = await decoded_before(deadline, pixels, query, options.crop, live.model.height, live.model.width)
-            decoded = time.perf_counter()
-            vector = await live.embed(image, deadline)
-            spent = {"decode": decoded - begun, "encode": time.perf_counter() - decoded}
-        elif isinstance(query, str):
-            vector = (await self._item(live, query, at, deadline)).vector
-        else:
-            vector = query
+        given = await fetch(asked, live, at, deadline)
+        images, spent = await embed(asked, live, deadline)
+        own = [own_vector(one, given, images.get(place)) for place, one in enumerate(asked)]
+        vectors = np.stack([query_vector(one, given, vector) for one, vector in zip(asked, own, strict=True)])
         begun = time.perf_counter()
-        grouped = options.group_by == "product"
-        answers = await live.ask("find", vector[None], options.k, where, grouped, at, deadline=deadline)
+        grouped, depth = options.group_by == "product", paging.depth(options, max(len(one.left_out) for one in asked))
+        answers = await live.ask("find", vectors, depth, where, grouped, at, deadline=deadline)
         self._check_coverage(answers, options.min_coverage)
-        found = merge([of_queries[0] for ((of_queries, _),) in answers.given], options.k, group_by_product=grouped)
+        rankings = [
+            merge(parts, depth, group_by_product=grouped) for parts in zip(*(f for ((f, _),) in answers.given), strict=True)
+        ]
+        pages = [
+            paging.cut(ranking, options, one.left_out, {given.products[item] for item in one.left_out})
+            for one, ranking in zip(asked, rankings, strict=True)
+        ]
+        results = live.describer.results(pages)
+        catalog, version = min(reached for ((_, reached),) in answers.given), live.manifest.version
         ended = time.perf_counter()
         spent |= {"search": ended - begun, "total": ended - started}
-        reached, version = min(reached for ((_, reached),) in answers.given), live.manifest.version
-        searched(query, spent, answers.coverage, known=self._catalogue.at, reached=reached, index=version)
-        return {
-            "results": describe(found, live.columns), "k": options.k, "model": live.manifest.model[:12],
-            "index": version, "catalog": reached,
-            "coverage": answers.coverage, "milliseconds": {name: round(seconds * 1000, 2) for name, seconds in spent.items()},
+        searched(
+            [one.source for one in asked], spent, answers.coverage, known=self._catalogue.at, reached=catalog, index=version
+        )
+        return [
+            {"results": found} | ({"vector": vector} if options.with_vector else {})
+            for found, vector in zip(results, (None if v is None else v.tolist() for v in own), strict=True)
+        ], {
+            "k": options.k, "offset": options.offset, "model": live.manifest.model[:12], "index": version, "catalog": catalog,
+            "coverage": answers.coverage,
+            "next": paging.following(options, catalog, version, more=any(len(found) == options.k for found in results)),
+            "milliseconds": {name: round(seconds * 1000, 2) for name, seconds in spent.items()},
         }  # fmt: skip
 
-    async def _at(self, least: int) -> int:
-        """The commit to search after. Raises Refusal where `least` isn't there."""
-        at = await self._catalogue.current(least)
-        if at < least:
-            raise Refusal(409, "catalog_behind", f"The catalogue is at commit {at}, before {least}.", limit=at)
-        return at
+    async def _at(self, live: Generation, options: Options) -> int:
+        """The commit to search after. Raises Refusal where the one that is asked for isn't there, or no more."""
+        at = await self._catalogue.current(paging.least_commit(options))
+        paging.check_state(options, live.manifest.version, live.manifest.catalog, at)
+        return at if options.catalog_at is None else options.catalog_at
 
     @staticmethod
     def _check_coverage(answers: Answers, least: float) -> None:
@@ -80,28 +100,24 @@ class SearchService:
 
     async def item(self, item_id: str) -> dict[str, Any]:
         """An Item. Raises Refusal: 404, or 503 while the shard that may hold it is away."""
-        live, deadline = self.versions.live, self._deadline()
-        found = await self._item(live, item_id, await self._at(0), deadline)
-        described = describe(found.found, live.columns)[0]
-        described.pop("score")
-        return described
+        live = self.versions.live
+        return live.describer.item((await self._item(live, item_id)).found)
 
-    async def thumbnail(self, item_id: str) -> bytes:
-        """The item's JPEG. Raises Refusal."""
-        deadline = self._deadline()
-        found = await self._item(self.versions.live, item_id, await self._at(0), deadline)
+    async def thumbnail(self, item_id: str) -> tuple[bytes, str]:
+        """(the item's JPEG, the name of the item's present state, as `v` of its address has it). Raises Refusal."""
+        live = self.versions.live
+        found = await self._item(live, item_id)
         if not found.thumbnail:
             raise Refusal(404, "no_picture", f"The item {item_id!r} was given as a vector, without a picture.")
-        return found.thumbnail
+        return found.thumbnail, live.describer.state(int(found.found.born[0]))
 
-    async def _item(self, live: Generation, item_id: str, at: int, deadline: float) -> LiveItem:
-        answers = await live.ask("item", item_id, at, deadline=deadline)
+    async def _item(self, live: Generation, item_id: str) -> LiveItem:
+        deadline = self._deadline()
+        answers = await live.ask("item", item_id, await self._catalogue.current(), deadline=deadline)
         for (answer,) in answers.given:
             if answer is not None:
                 return answer
-        if answers.coverage < 1:  # it may be in the shard that is away
-            self._check_coverage(answers, 1.0)
-        raise Refusal(404, "unknown_item", f"The catalogue holds no item {item_id!r}.")
+        raise missing(item_id, answers.coverage)
 
     async def ready(self) -> tuple[bool, dict[str, Any]]:
         """Whether searches can be answered, with the coverage and whether the encoder answers."""
@@ -122,12 +138,10 @@ class SearchService:
     async def index(self) -> dict[str, Any]:
         """An IndexReply."""
         live = self.versions.live
-        m, attributes = live.manifest, dict[str, list[str]]()
-        for column, value in live.columns:
-            attributes.setdefault(column, []).append(value)
+        m = live.manifest
         return {
             "version": m.version, "model": m.model[:12], "dim": m.dim, "items": m.items, "products": m.products, "kind": m.kind,
-            "shards": len(m.shards), "catalog": self._catalogue.at, "attributes": attributes,
+            "shards": len(m.shards), "catalog": self._catalogue.at, "attributes": live.describer.vocabulary(),
             "verticals": [{"name": name, **counts} for name, counts in sorted(m.verticals.items())],
             "versions": await self.versions.versions(),
         }  # fmt: skip

@@ -42,7 +42,10 @@ def read_page(directory: Path = PAGE) -> dict[str, StaticFile]:
 def cached(request: Request, content: bytes, media_type: str, etag: str, cache: str, **headers: str) -> Response:
     """The content, or 304 when the browser has it."""
     common = {"ETag": etag, "Cache-Control": cache, **SAFE, **headers}
-    if etag in [tag.strip() for tag in request.headers.get("if-none-match", "").split(",")]:
+    known = [
+        tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")
+    ]  # proxies weaken tags
+    if etag in known or known == ["*"]:
         return Response(status_code=304, headers=common)
     return Response(content, media_type=media_type, headers=common)
 

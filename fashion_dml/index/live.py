@@ -7,6 +7,7 @@ commits that come in while a request is under way change nothing for it, in whic
 from __future__ import annotations
 
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import faiss
@@ -37,6 +38,15 @@ class Item:
     found: Found
     vector: np.ndarray
     thumbnail: bytes
+
+
+@dataclass(frozen=True)
+class Known:
+    """What a search by items needs of some of them: vectors float32 [n, D]."""
+
+    item_ids: list[str]
+    product_ids: list[str]
+    vectors: np.ndarray
 
 
 class Segment:
@@ -86,7 +96,7 @@ class Segment:
         """What is known of these rows [n], beside their scores float32 [n]."""
         places = [int(r) for r in rows]
         ids, products, verticals = ([column[r] for r in places] for column in (self.item_ids, self.product_ids, self.verticals))
-        return Found(np.asarray(scores, np.float32), ids, products, verticals, self.attributes[places])
+        return Found(np.asarray(scores, np.float32), ids, products, verticals, self.attributes[places], self.born[places])
 
 
 class LiveShard:
@@ -100,6 +110,7 @@ class LiveShard:
         self._number, self._shards = number, shards
         self._new = Segment(base.dim, len(base.attributes))
         self._rows: dict[str, int] = {}  # item_id -> its living row of the segment
+        self._ever: dict[str, list[int]] = {}  # and all rows that it had there
         self._dead: dict[int, int] = {}  # row of the base -> the commit at which it went
         self._alive: np.ndarray | None = None  # of the base after `version`; None: all
 
@@ -145,6 +156,8 @@ class LiveShard:
             first = len(self._new)
             self._new.add(version, latest.take(mine))
             self._rows |= {ids[i]: first + n for n, i in enumerate(mine)}
+            for row, i in enumerate(mine, first):
+                self._ever.setdefault(ids[i], []).append(row)
         self.base.verticals |= set(upserted["vertical"].unique().to_pylist())
         self.version = version
 
@@ -180,20 +193,36 @@ class LiveShard:
         """An item after commit `at`; None if this shard doesn't hold it then."""
         at = self._checked(at)
         one = np.ones(1, np.float32)
-        row = self.base.row_of(item_id)
-        if row >= 0 and self._dead.get(row, FOREVER) > at:
+        row = self._old_row(item_id, at)
+        if row >= 0:
             return Item(self.base.items(np.array([row]), one), self.base.vector(row), self.base.thumbnail(row))
-        rows = [self._rows[item_id]] if at == self.version and item_id in self._rows else []
-        if at < self.version:
-            rows = [
-                r
-                for r, known in enumerate(self._new.item_ids)
-                if known == item_id and self._new.born[r] <= at < self._new.died[r]
-            ]
-        if not rows:
+        if (row := self._new_row(item_id, at)) < 0:
             return None
-        vector = self._new.rows.store.vectors(np.array(rows[:1]))[0].copy()
-        return Item(self._new.found(np.array(rows[:1]), one), vector, self._new.thumbnails[rows[0]])
+        vector = self._new.rows.store.vectors(np.array([row]))[0].copy()
+        return Item(self._new.found(np.array([row]), one), vector, self._new.thumbnails[row])
+
+    def known(self, item_ids: Sequence[str], at: int | None = None) -> Known:
+        """Those of the items that this shard holds after commit `at`, each once."""
+        at = self._checked(at)
+        old = {item_id: row for item_id in dict.fromkeys(item_ids) if (row := self._old_row(item_id, at)) >= 0}
+        rows = {item_id: row for item_id in dict.fromkeys(item_ids) if (row := self._new_row(item_id, at)) >= 0}
+        products = self.base.items(np.array([*old.values()], np.int64), np.ones(len(old), np.float32)).product_ids
+        vectors = [self.base.vector(row) for row in old.values()]
+        vectors += [self._new.rows.store.vectors(np.array([row]))[0] for row in rows.values()]
+        return Known(
+            [*old, *rows], products + [self._new.product_ids[row] for row in rows.values()],
+            np.array(vectors, np.float32).reshape(-1, self.base.dim),
+        )  # fmt: skip
+
+    def _old_row(self, item_id: str, at: int) -> int:
+        """The item's row of the version, -1 where that doesn't hold it or it is gone after commit `at`."""
+        row = self.base.row_of(item_id)
+        return row if row >= 0 and self._dead.get(row, FOREVER) > at else -1
+
+    def _new_row(self, item_id: str, at: int) -> int:
+        """The item's row of the segment that lives after commit `at`, -1 for none."""
+        alive = (row for row in self._ever.get(item_id, ()) if self._new.born[row] <= at < self._new.died[row])
+        return next(alive, -1)
 
     def _checked(self, at: int | None) -> int:
         if at is None:

@@ -13,20 +13,35 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Found:
-    """The neighbours of one query, best first: scores float32 [n] (cosine), attributes int8 [n, A]; n <= k."""
+    """The neighbours of one query, best first: scores float32 [n] (cosine), attributes int8 [n, A]; n <= k.
+
+    born int64 [n]: the commit that brought the item as it is, 0 where the index version itself holds it.
+    """
 
     scores: np.ndarray
     item_ids: list[str]
     product_ids: list[str]
     verticals: list[str]
     attributes: np.ndarray
+    born: np.ndarray
+
+    def split(self, counts: np.ndarray) -> list[Found]:
+        """One after the other so many neighbours, counts [Q]: the answers of Q queries out of one list of all."""
+        ends = np.cumsum(counts).tolist()
+        return [
+            Found(
+                self.scores[a:b], self.item_ids[a:b], self.product_ids[a:b], self.verticals[a:b], self.attributes[a:b],
+                self.born[a:b],
+            )
+            for a, b in zip([0, *ends], ends, strict=False)
+        ]  # fmt: skip
 
     def take(self, order: Sequence[int] | np.ndarray) -> Found:
         """The neighbours at these places, in this order."""
         places = [int(i) for i in order]
         return Found(
             self.scores[places], [self.item_ids[i] for i in places], [self.product_ids[i] for i in places],
-            [self.verticals[i] for i in places], self.attributes[places],
+            [self.verticals[i] for i in places], self.attributes[places], self.born[places],
         )  # fmt: skip
 
 
@@ -54,7 +69,7 @@ def merge(parts: Sequence[Found], k: int, *, group_by_product: bool = False) -> 
     whole = Found(
         np.concatenate([p.scores for p in parts]), [i for p in parts for i in p.item_ids],
         [i for p in parts for i in p.product_ids], [v for p in parts for v in p.verticals],
-        np.concatenate([p.attributes for p in parts]),
+        np.concatenate([p.attributes for p in parts]), np.concatenate([p.born for p in parts]),
     )  # fmt: skip
     order = rank(whole.scores, lambda place: whole.item_ids[place])
     if group_by_product:

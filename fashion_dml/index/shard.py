@@ -134,7 +134,8 @@ class Shard:
     ) -> list[Found]:  # fmt: skip
         """Like `search`, with what is known of the items: one Found a query."""
         hits = self.search(queries, k, where, group_by_product, alive)
-        return [self.items(rows[rows >= 0], scores[rows >= 0]) for rows, scores in zip(hits.rows, hits.scores, strict=True)]
+        kept = hits.rows >= 0
+        return self.items(hits.rows[kept], hits.scores[kept]).split(np.count_nonzero(kept, axis=1))
 
     def _at(self, row: int) -> tuple[pa.RecordBatch, int]:
         batch = bisect.bisect_right(self._starts, row) - 1
@@ -146,12 +147,17 @@ class Shard:
 
     def items(self, rows: np.ndarray, scores: np.ndarray) -> Found:
         """What is known of these rows [n], beside their scores [n]."""
-        places = [self._at(int(row)) for row in rows]
-        text = {name: [str(b.column(name)[at].as_py()) for b, at in places] for name in ("item_id", "product_id", "vertical")}
-        attributes = np.array([b.column("attributes")[at].as_py() for b, at in places], np.int8).reshape(
-            len(places), len(self.attributes)
-        )
-        return Found(np.asarray(scores, np.float32), text["item_id"], text["product_id"], text["vertical"], attributes)
+        text: dict[str, np.ndarray] = {name: np.empty(len(rows), object) for name in ("item_id", "product_id", "vertical")}
+        attributes = np.empty((len(rows), len(self.attributes)), np.int8)
+        batches = np.searchsorted(self._starts, rows, side="right") - 1
+        for batch in np.unique(batches):  # a batch at a time: cell by cell takes longer than the search
+            places = np.flatnonzero(batches == batch)
+            taken = self._items[batch].select([*text, "attributes"]).take(pa.array(rows[places] - self._starts[batch]))
+            for name, column in text.items():
+                column[places] = taken.column(name).to_pylist()
+            attributes[places] = attributes_of(taken)
+        ids, products, verticals = (column.tolist() for column in text.values())
+        return Found(np.asarray(scores, np.float32), ids, products, verticals, attributes, np.zeros(len(rows), np.int64))
 
     def row_of(self, item_id: str) -> int:
         """The item's row, -1 if this shard doesn't hold it: binary search over the mapped ids."""

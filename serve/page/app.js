@@ -1,15 +1,22 @@
 // The search page: holds what is searched for, runs the search, and shows the answer.
 
-import { getIndex, getItem, imageUrl, searchItem, searchPhoto } from "./api.js";
+import { getIndex, getItem, itemQuery, searchItem, searchPhoto } from "./api.js";
 import { CropBox } from "./crop.js";
-import { byId, debounce, el, words } from "./dom.js";
+import { byId, debounce, el } from "./dom.js";
+import { offerFilters, readFilters, showFilters } from "./filters.js";
+import { offerFurther } from "./further.js";
 import { readLink, rewriteLink, writeLink } from "./link.js";
 import { watchPhotos } from "./photo.js";
-import { card, openDetails, placeholders, statusLine, titleOf } from "./results.js";
+import { showCrop, showFile, showInvitation, showItem } from "./query.js";
+import { card, openDetails, placeholders, statusLine } from "./results.js";
 import { showStart } from "./start.js";
+import { Taste } from "./taste.js";
 
-const state = { file: null, item: null, verticals: [], attributes: {}, k: 20, group: false, index: null };
-const SELECTS = 4; // columns to filter by; more would hide the answer
+const state = {
+  file: null, item: null, verticals: [], attributes: {}, k: 20, group: false, index: null,
+  get likes() { return taste.likes; },
+  get unlikes() { return taste.unlikes; },
+};
 const photos = []; // those searched for since the page was opened, with their crop: Back returns to them
 let running = new AbortController();
 
@@ -17,11 +24,16 @@ const grid = byId("grid");
 const title = byId("results-title");
 const crop = new CropBox(byId("frame"), byId("box"), () => {
   photos[history.state.photo].crop = crop.value;
-  showCropState();
+  showCrop(Boolean(crop.value));
   searchSoon();
 });
 const searchSoon = debounce(() => search(), 300);
-const handlers = { onOpen: openDetails, onMore: (item) => moreLike(item), onShuffle: () => offerStart() };
+const taste = new Taste(byId("taste"), () => tasteChanged());
+const handlers = {
+  onOpen: (item) => openDetails(item, asks()), onMore: (item) => moreLike(item), onShuffle: () => offerStart(),
+  onLike: (item) => taste.add(item, true), onUnlike: (item) => taste.add(item, false),
+};
+const asks = () => Boolean(state.file || state.item || taste.likes.length);
 
 /* ---- the search ---- */
 
@@ -34,13 +46,15 @@ function freshSignal() {
 
 async function search() {
   const signal = freshSignal();
-  if (!state.file && !state.item) return offerStart();
+  if (!asks()) return offerStart();
+  const { file, item } = state;
+  const options = { ...state }; // as they are now: a further page asks for the same
   showBusy();
   try {
-    const reply = state.file
-      ? await searchPhoto(state.file, crop.value, state, signal)
-      : await searchItem(state.item, state, signal);
+    const reply = file ? await searchPhoto(file, crop.value, options, signal) : await searchItem(item, options, signal);
     showAnswer(reply);
+    const query = file ? { vector: reply.vector } : itemQuery(item);
+    offerFurther({ query, options, next: reply.next, signal, append: showFurther, again: search });
   } catch (problem) {
     if (problem.name !== "AbortError") showError(problem);
   }
@@ -49,6 +63,7 @@ async function search() {
 function newPhoto(file) {
   photos.push({ file, crop: null });
   state.item = null;
+  taste.set();
   writeLink(state, photos.length - 1);
   return searchForPhoto(photos.at(-1));
 }
@@ -58,13 +73,27 @@ function searchForPhoto(photo) {
   state.item = null;
   byId("item-id").value = "";
   crop.set(photo.crop);
-  showPhoto(URL.createObjectURL(photo.file), true);
+  showFile(photo.file);
+  showCrop(Boolean(crop.value));
   return search();
 }
 
 function moreLike(item) {
   byId("details").close();
+  taste.set();
   searchForItem(item.item_id, item);
+  toTheTop();
+}
+
+/** An item was liked or disliked, or no longer: a new step, beside the photo or item that is searched for. */
+function tasteChanged() {
+  if (!asks()) taste.set(); // nothing to be unlike of
+  writeLink(state, history.state?.photo ?? null);
+  search();
+  toTheTop();
+}
+
+function toTheTop() {
   title.focus({ preventScroll: true });
   const top = byId("filters").closest(".answers").getBoundingClientRect().top;
   if (top < 0) scrollTo({ top: scrollY + top - 16 });
@@ -88,52 +117,17 @@ async function searchForItem(id, known = null, newStep = true) {
 
 function startOver() {
   state.file = state.item = null;
+  taste.set();
   byId("item-id").value = "";
   writeLink(state);
   search();
 }
 
-/* ---- the query ---- */
-
-function showPhoto(url, croppable) {
-  const image = byId("preview");
-  if (image.src.startsWith("blob:")) URL.revokeObjectURL(image.src);
-  byId("unreadable").hidden = true;
-  byId("frame").hidden = false;
-  byId("frame").classList.toggle("fixed", !croppable);
-  byId("box").hidden = !croppable;
-  image.src = url;
-  image.alt = croppable ? "Your photo" : "The item searched for";
-  byId("query-title").textContent = croppable ? "Your photo" : "More like";
-  byId("drop").hidden = true;
-  byId("photo").hidden = false;
-  showCropState();
-}
-
-function showItem(item) {
-  showPhoto(imageUrl(item), false);
-  byId("caption").textContent = `${titleOf(item)} · ${item.product_id}`;
-}
-
-function showCropState() {
-  const cropped = Boolean(state.file && crop.value);
-  byId("reset").hidden = !cropped;
-  if (!state.file) return;
-  byId("caption").textContent = cropped ? "Searching inside the box" : "Drag the corners to the piece you mean";
-}
-
-byId("preview").addEventListener("load", ({ target }) => {
-  byId("frame").style.setProperty("--ratio", String(target.naturalWidth / target.naturalHeight));
-});
-byId("preview").addEventListener("error", () => {
-  byId("frame").hidden = true;
-  byId("unreadable").hidden = false;
-  byId("caption").textContent = state.file?.name ?? "";
-});
-
 /* ---- the answer ---- */
 
 function showBusy() {
+  if (!state.file && !state.item) showInvitation();
+  offerFurther(null);
   title.textContent = "Closest matches";
   byId("lead").hidden = true;
   byId("start").hidden = true;
@@ -161,8 +155,17 @@ function showAnswer(reply) {
     : "Nothing found here. Try other verticals or filters, or a larger crop.";
 }
 
+function showFurther(reply) {
+  const shown = new Set([...grid.children].map(({ dataset }) => dataset.item)); // an approximate index may find one again
+  const cards = reply.results.filter((item) => !shown.has(item.item_id)).map((item) => card(item, handlers));
+  grid.append(...cards);
+  byId("status").replaceChildren(...statusLine(reply, grid.children.length));
+  cards[0]?.querySelector(".tile").focus({ preventScroll: true });
+}
+
 function showError(problem) {
   settle();
+  offerFurther(null);
   grid.replaceChildren();
   byId("status").replaceChildren();
   title.textContent = "That didn't work";
@@ -176,12 +179,11 @@ function showError(problem) {
 function offerStart() {
   const signal = freshSignal();
   settle();
+  offerFurther(null);
   grid.replaceChildren();
   byId("status").replaceChildren();
   byId("error").hidden = byId("warning").hidden = true;
-  byId("drop").hidden = false;
-  byId("photo").hidden = true;
-  byId("query-title").textContent = "Your photo";
+  showInvitation();
   byId("lead").hidden = false;
   title.textContent = "Find it by how it looks";
   if (state.index) return showStart(state.index, state, handlers, signal);
@@ -189,53 +191,15 @@ function offerStart() {
 
 /* ---- filters, the link, and the rest of the page ---- */
 
-function showChips() {
-  const chips = state.index.verticals.map(({ name, products }) => {
-    const input = el("input", { type: "checkbox", value: name, checked: state.verticals.includes(name) });
-    return el("label", { className: "chip", title: `${products} products` }, input, el("span", {}, words(name)));
-  });
-  byId("chips").append(...chips);
-  byId("chips").hidden = chips.length < 2;
-  const { items, products } = state.index;
-  byId("catalogue").textContent = `${products.toLocaleString("en")} products · ${items.toLocaleString("en")} photos`;
-}
-
-/** One list a column: its values, or any of them. */
-function showLooks() {
-  const columns = Object.entries(state.index.attributes).filter(([, values]) => values.length > 1).slice(0, SELECTS);
-  byId("looks").append(...columns.map(([column, values]) => {
-    const options = values.map((value) => el("option", { value }, words(value)));
-    const select = el("select", { data: { column } }, el("option", { value: "" }, "Any"), ...options);
-    return el("label", { className: "count" }, el("span", {}, words(column)), select);
-  }));
-  byId("looks").hidden = !columns.length;
-}
-
-const looks = () => [...document.querySelectorAll("#looks select")];
-
-function readFilters() {
-  state.attributes = Object.fromEntries(looks().filter(({ value }) => value).map(({ dataset, value }) => [dataset.column, value]));
-  state.verticals = [...document.querySelectorAll("#chips input:checked")].map((input) => input.value);
-  state.k = Number(byId("k").value);
-  state.group = byId("group").checked;
-}
-
-function showFilters() {
-  for (const input of document.querySelectorAll("#chips input")) input.checked = state.verticals.includes(input.value);
-  for (const select of looks()) select.value = state.attributes[select.dataset.column] ?? "";
-  byId("k").value = String(state.k);
-  byId("group").checked = state.group;
-}
-
 async function followLink() {
-  const { item, verticals, attributes, ...options } = readLink();
-  const known = state.index.verticals.map(({ name }) => name);
-  Object.assign(state, options, { file: null, item: null, verticals: verticals.filter((name) => known.includes(name)) });
-  const offered = (column, value) => looks().some(({ dataset }) => dataset.column === column) && state.index.attributes[column].includes(value);
-  state.attributes = Object.fromEntries(Object.entries(attributes).filter(([column, value]) => offered(column, value)));
-  showFilters();
+  const { item, likes, unlikes, ...options } = readLink();
+  Object.assign(state, { file: null, item: null });
+  taste.set(likes, unlikes);
+  showFilters(options);
+  Object.assign(state, readFilters()); // a link may name what this index doesn't have
   byId("details").close();
   const photo = photos[history.state?.photo];
+  if (!asks() && !item && !photo) taste.set(); // nothing to be unlike of
   if (item) return searchForItem(item, null, false);
   if (photo) return searchForPhoto(photo);
   byId("item-id").value = "";
@@ -243,14 +207,16 @@ async function followLink() {
 }
 
 byId("filters").addEventListener("change", () => {
-  readFilters();
+  Object.assign(state, readFilters());
   rewriteLink(state);
   search();
 });
 byId("by-id").addEventListener("submit", (event) => {
   event.preventDefault();
   const id = byId("item-id").value.trim();
-  if (id) searchForItem(id);
+  if (!id) return;
+  taste.set();
+  searchForItem(id);
 });
 byId("reset").addEventListener("click", () => {
   crop.reset();
@@ -263,6 +229,10 @@ byId("clear").addEventListener("click", () => {
 });
 byId("retry").addEventListener("click", () => (state.index ? search() : open()));
 byId("details-more").addEventListener("click", () => moreLike(byId("details").item));
+byId("details-unlike").addEventListener("click", () => {
+  byId("details").close();
+  taste.add(byId("details").item, false);
+});
 byId("details").addEventListener("click", (event) => {
   if (event.target === byId("details")) byId("details").close(); // a click beside the dialog
 });
@@ -284,8 +254,9 @@ async function open() {
   } catch (problem) {
     return showError(problem);
   }
-  showChips();
-  showLooks();
+  offerFilters(state.index);
+  const { items, products } = state.index;
+  byId("catalogue").textContent = `${products.toLocaleString("en")} products · ${items.toLocaleString("en")} photos`;
   return followLink();
 }
 

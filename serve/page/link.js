@@ -1,4 +1,4 @@
-// The part of a search that a link can carry: #item=…&vertical=…&attribute=colour=…&k=…&group=product
+// The part of a search that a link can carry: #item=…&like=…&unlike=…&vertical=…&attribute=colour=…&k=…&group=product
 
 const KS = [10, 20, 50, 100, 200];
 
@@ -7,6 +7,8 @@ export function readLink() {
   const k = Number(params.get("k"));
   return {
     item: params.get("item") || null,
+    likes: params.getAll("like"),
+    unlikes: params.getAll("unlike"),
     verticals: params.getAll("vertical"),
     attributes: Object.fromEntries(params.getAll("attribute").map((one) => [one.split("=", 1)[0], one.slice(one.indexOf("=") + 1)])),
     k: KS.includes(k) ? k : 20,
@@ -14,9 +16,11 @@ export function readLink() {
   };
 }
 
-function hashOf({ item, verticals, attributes, k, group }) {
+function hashOf({ item, likes, unlikes, verticals, attributes, k, group }) {
   const params = new URLSearchParams();
   if (item) params.set("item", item);
+  for (const id of likes) params.append("like", id);
+  for (const id of unlikes) params.append("unlike", id);
   for (const name of verticals) params.append("vertical", name);
   for (const [column, value] of Object.entries(attributes)) params.append("attribute", `${column}=${value}`);
   if (k !== 20) params.set("k", k);

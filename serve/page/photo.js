@@ -27,7 +27,6 @@ async function shrink(file) {
 }
 
 export function watchPhotos(onPhoto) {
-  const input = byId("file");
   const veil = byId("dropping");
   const carriesFiles = (event) => [...(event.dataTransfer?.types ?? [])].includes("Files");
   const take = async (files) => {
@@ -36,10 +35,12 @@ export function watchPhotos(onPhoto) {
     if (file) onPhoto(await shrink(file));
   };
 
-  input.addEventListener("change", async () => {
-    await take(input.files);
-    input.value = ""; // the same file can be chosen again
-  });
+  for (const input of [byId("file"), byId("camera")]) {
+    input.addEventListener("change", async () => {
+      await take(input.files);
+      input.value = ""; // the same file can be chosen again
+    });
+  }
   document.addEventListener("paste", (event) => {
     if (!event.clipboardData?.files.length) return; // text stays with the text field
     event.preventDefault();

@@ -32,7 +32,7 @@ export async function showStart(index, filters, handlers, signal) {
     const again = el("button", { type: "button", className: "quiet", on: { click: handlers.onShuffle } }, "Show others");
     place.replaceChildren(
       el("div", { className: "start-head" }, el("h2", { className: "label" }, "Or start from the catalogue"), again),
-      el("ul", { className: "grid" }, ...items.map((item) => card(item, { onOpen: handlers.onOpen, onMore: handlers.onMore }))));
+      el("ul", { className: "grid" }, ...items.map((item) => card(item, { ...handlers, onUnlike: null }))));
     place.hidden = false;
   } catch (problem) {
     if (problem.name !== "AbortError") place.hidden = true;

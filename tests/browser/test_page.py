@@ -1,96 +1,14 @@
-"""Drives the search page in a real browser against the running service.
-
-`service` has `.url`, `.photo_paths` (local files that are in the catalogue) and `.item_ids`, in the same order.
-"""
+"""Drives the search page in a real browser against the running service."""
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, quote, urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from driving import CARDS, expect, item, searching, upload, values
 
 pytestmark = [pytest.mark.browser, pytest.mark.serve]
-
-CHROMIUM = "/usr/bin/chromium"
-if not Path(CHROMIUM).exists():
-    pytest.skip(f"no browser: {CHROMIUM} is missing (apt-get install chromium)", allow_module_level=True)
-sync_api = pytest.importorskip("playwright.sync_api", reason="no browser driver: pip install playwright")
-expect = sync_api.expect
-
-CARDS = "#grid .card:not(.ghost)"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        yield browser
-        browser.close()
-
-
-class Watched:
-    """What a page asked for and complained about."""
-
-    def __init__(self, page: Any) -> None:
-        self.requests: list[Any] = []
-        self.complaints: list[str] = []
-        page.on("request", lambda request: self.requests.append(request))
-        page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        page.on("console", self.heard)
-
-    def heard(self, message: Any) -> None:
-        if message.type in ("error", "warning"):
-            self.complaints.append(message.text)
-
-    def forgive_failed_requests(self) -> None:
-        """The browser itself reports each 4xx in the console; a test that provokes one forgives that line only."""
-        self.complaints = [line for line in self.complaints if "Failed to load resource" not in line]
-
-    def searches(self) -> list[Any]:
-        return [request for request in self.requests if urlsplit(request.url).path == "/v1/search"]
-
-    def last_query(self) -> dict[str, list[str]]:
-        return parse_qs(urlsplit(self.searches()[-1].url).query)
-
-
-@pytest.fixture
-def page(browser: Any, service: Any) -> Iterator[Any]:
-    """A fresh page; whatever the test does, it must leave no complaint and ask no other origin."""
-    context = browser.new_context(viewport={"width": 1280, "height": 900})
-    context.set_default_timeout(20_000)
-    page = context.new_page()
-    page.watched = Watched(page)
-    page.goto(service.url)
-    expect(page.locator("#start .card").first).to_be_visible(timeout=20_000)  # no search of the page's own is under way
-    yield page
-    origins = {urlsplit(request.url)[:2] for request in page.watched.requests if request.url.startswith("http")}
-    complaints = page.watched.complaints
-    context.close()
-    assert origins == {urlsplit(service.url)[:2]}
-    assert complaints == []
-
-
-def item(page: Any, service: Any, item_id: str) -> dict[str, Any]:
-    reply = page.request.get(f"{service.url.rstrip('/')}/v1/items/{quote(item_id, safe='')}")
-    assert reply.ok, reply.text()
-    return reply.json()
-
-
-def searching(page: Any) -> Any:
-    """Waits for the reply to the next search, and checks it."""
-    return page.expect_response(lambda reply: urlsplit(reply.url).path == "/v1/search")
-
-
-def upload(page: Any, path: Any) -> None:
-    with searching(page):
-        page.set_input_files("#file", str(path))
-    expect(page.locator("#status")).to_contain_text("best first")
-
-
-def values(page: Any, name: str) -> list[str]:
-    return page.locator(CARDS).evaluate_all(f"cards => cards.map(card => card.dataset.{name})")
 
 
 def test_an_uploaded_photo_finds_its_own_product_first(page: Any, service: Any) -> None:

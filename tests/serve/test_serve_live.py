@@ -72,6 +72,18 @@ def test_an_item_appears_changes_and_goes(writer: httpx.Client, client: httpx.Cl
     assert (image.headers["content-type"], image.content[:2]) == ("image/jpeg", b"\xff\xd8")
     assert max(Image.open(io.BytesIO(image.content)).size) <= 48
 
+    address = client.get("/v1/items/new-1").json()["image_url"]  # for good: whatever replaces the item has another address
+    assert found["results"][0]["image_url"] == address
+    assert "immutable" in client.get(address).headers["cache-control"]
+    again = base64.b64encode(photo((30, 200, 30))).decode()
+    writer.put("/v1/items/new-1", json={"product_id": "np1", "vertical": "hats", "image_base64": again}).raise_for_status()
+    replaced = client.get("/v1/items/new-1").json()["image_url"]
+    assert replaced != address
+    assert client.get(replaced).content == client.get(address).content != image.content
+    assert (client.get(address).headers["cache-control"], client.get(replaced).headers["cache-control"]) == (
+        "public, no-cache", "public, max-age=31536000, immutable",
+    )  # fmt: skip
+
     writer.put("/v1/items/new-1", json={"product_id": "np2", "vertical": "hats", "vector": UNIT}).raise_for_status()
     assert client.get("/v1/items/new-1").json()["product_id"] == "np2"
     assert ids(client.post("/v1/search", json={"vector": UNIT, "k": 1})) == ["new-1"]
@@ -234,6 +246,7 @@ def test_tokens():
 
     write, read = "w" * 20, "r" * 20
     none, both = Tokens({}), Tokens({WRITE_TOKEN: write, READ_TOKEN: read})
+    assert (none.public, both.public) == (True, False)
     assert asyncio.run(refused(none.may_read)) == ""
     assert asyncio.run(refused(none.may_change)) == asyncio.run(refused(none.may_change, write)) == "403 changes_off"
     assert asyncio.run(refused(both.may_read)) == asyncio.run(refused(both.may_read, "x" * 20)) == "401 token_needed"

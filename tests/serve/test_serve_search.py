@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 
 import httpx
 import numpy as np
 import pytest
 from PIL import Image
+from test_serve_live import as_before, writer  # noqa: F401  (fixtures)
 
 from fashion_dml.inference.encode import Encoder
 
@@ -114,10 +116,15 @@ def test_items_and_thumbnails(client, photos):
         assert "score" not in item
         reply = client.get(item["image_url"])
         assert reply.headers["content-type"] == "image/jpeg"
-        assert "max-age" in reply.headers["cache-control"]
+        assert reply.headers["cache-control"] == "public, max-age=31536000, immutable"
+        bare = client.get(f"/v1/items/{photo.item_id}/image")
+        assert (bare.content, bare.headers["cache-control"]) == (reply.content, "public, no-cache")
         assert max(Image.open(io.BytesIO(reply.content)).size) == 48
         again = client.get(item["image_url"], headers={"If-None-Match": reply.headers["etag"]})
         assert (again.status_code, again.content) == (304, b"")
+        for tags in (f'"other", W/{reply.headers["etag"]}', "*"):
+            assert client.get(item["image_url"], headers={"If-None-Match": tags}).status_code == 304
+        assert client.get(item["image_url"], headers={"If-None-Match": '"other"'}).status_code == 200
 
 
 def test_index_describes_the_catalogue(client, photos, built):
@@ -141,4 +148,37 @@ def test_page_and_health(client, page_files):
     assert client.get("/readyz").json()["ready"] is True
     assert client.get("/docs").status_code == 200
     paths = client.get("/openapi.json").json()["paths"]
-    assert set(paths["/v1/search"]["post"]["requestBody"]["content"]) == {"application/json", "multipart/form-data"}
+    for path in ("/v1/search", "/v1/search:batch"):
+        assert set(paths[path]["post"]["requestBody"]["content"]) == {"application/json", "multipart/form-data"}
+
+
+def test_every_example_of_the_document_is_taken(client, writer, photos):  # noqa: F811
+    """Those with a photo or vectors to fill in, and items of another catalogue, have ours instead."""
+    ours = {
+        "gen-shoes-000004-0": photos[0].item_id,
+        "gen-shoes-000007-0": photos[1].item_id,
+        "gen-shoes-000001-0": photos[2].item_id,
+    }
+    fill = {
+        "vectors_base64": base64.b64encode(np.eye(32, dtype="<f4")[:2].tobytes()),
+        "image_base64": base64.b64encode(photos[0].data),
+    }
+    column, values = next(iter(client.get("/v1/index").json()["attributes"].items()))
+    tried = 0
+    for path, methods in client.get("/openapi.json").json()["paths"].items():
+        for method, route in methods.items():
+            for example in (
+                route.get("requestBody", {}).get("content", {}).get("application/json", {}).get("examples", {}).values()
+            ):
+                text = json.dumps(example["value"])
+                for name, value in ours.items():
+                    text = text.replace(name, value)
+                for name, value in fill.items():
+                    text = text.replace(f'"{name}": "..."', f'"{name}": "{value.decode()}"')
+                text = text.replace('"shoes"', f'"{photos[0].vertical}"').replace('["Black", "Red"]', json.dumps(values))
+                text = text.replace('"colour"', f'"{column}"').replace('"Red"', f'"{values[0]}"').replace("sku-7", "new-7")
+                sent = {"content": text, "headers": {"content-type": "application/json"}}
+                reply = writer.request(method, path.replace("{item_id}", "new-8"), **sent)
+                assert reply.status_code == 200, (path, text[:300], reply.text)
+                tried += 1
+    assert tried >= 8
