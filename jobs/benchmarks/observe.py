@@ -77,7 +77,7 @@ def run(workspace: str) -> tuple[list[Row], dict[str, Any]]:
     cases = {
         "bare": _asker(_app(operated=False)),
         "operated": _asker(_app(operated=True)),
-        "search": _repeated(lambda: record.searched(b"", seconds, 1.0, known=1, reached=1, index="v")),
+        "search": _repeated(lambda: record.searched([b""], seconds, 1.0, known=1, reached=1, index="v")),
         "count": _repeated(lambda: SEARCHES.add("image")),
     }
     logger = logging.getLogger("ray.serve")

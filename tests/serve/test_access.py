@@ -147,7 +147,7 @@ def test_what_a_search_notes_stands_in_the_line(lines):
     @made.get("/search")
     async def search() -> None:
         seconds = {"decode": 0.0, "encode": 0.0, "search": 0.002, "total": 0.003}
-        record.searched("an-item", seconds, 0.5, known=7, reached=5, index="v1")
+        record.searched(["an-item"], seconds, 0.5, known=7, reached=5, index="v1")
 
     before = {name: value(f"fashion_dml_{name}") for name in ('searches_total{query="item"', "partial_searches_total{")}
     ask(made, "/search")
