@@ -16,6 +16,8 @@ import httpx
 import numpy as np
 import pytest
 from ray import serve
+from ray.serve.schema import ServeDeploySchema
+from ray.util import list_named_actors
 from serve_helpers import Photo, until
 from service_fixtures import small_model
 
@@ -197,6 +199,50 @@ def test_changes_go_with_the_catalogue_from_model_to_model(swapped: Swapped, pho
     assert "brought-too" in ids
     assert "brought" not in ids
     assert swapped.client.delete("/v1/items/brought-too", headers=TOKEN).status_code == 200
+
+
+@pytest.mark.slow
+def test_a_config_pins_a_version_and_changes_it_in_place(swapped: Swapped, address: str, photos: list[Photo]):
+    """By the file for `serve deploy`: the same replicas, another version, no failed request."""
+    first, second = swapped.versions[0].version, swapped.versions[2].version
+    activate(swapped.index, second)
+    args = {"workspace": swapped.workspace, "shard_replicas": 1, "ingress_cpus": 0.1, "encoder_cpus": 0.1, "shard_cpus": 0.05}
+
+    def deploy(version: str) -> None:
+        search = {"name": "search", "user_config": {"index": version}}
+        app = {
+            "name": "pinned",
+            "route_prefix": "/pinned",
+            "import_path": "serve.app:build",
+            "args": args,
+            "deployments": [search],
+        }
+        serve.context._get_global_client().deploy_apps(ServeDeploySchema.model_validate({"applications": [app]}))
+
+    def replicas() -> set[str]:
+        named = list_named_actors(all_namespaces=True)
+        return {entry["name"] for entry in named if entry["name"].startswith("SERVE_REPLICA::pinned#")}
+
+    deploy(first)
+    try:
+        with httpx.Client(base_url=f"{address}/pinned", timeout=60) as client:
+            until(lambda: client.get("/readyz").status_code == 200, 120)
+            there = replicas()
+            pinned = Swapped(client, swapped.index, swapped.versions, swapped.workspace)
+            assert client.get("/v1/index").json()["version"] == first
+            refused = client.post("/v1/index:activate", json={"version": second}, headers=TOKEN)
+            assert (refused.status_code, refused.json()["error"]["code"]) == (409, "index_pinned")
+            with Load(pinned, photos[0]) as load:
+                deploy(second)
+                until(lambda: client.get("/v1/index").json()["version"] == second)
+                deploy(first)
+                until(lambda: client.get("/v1/index").json()["version"] == first)
+                deploy("")
+                until(lambda: client.get("/v1/index").json()["version"] == second)
+            assert not load.wrong, load.wrong[:3]
+            assert replicas() == there
+    finally:
+        serve.delete("pinned")
 
 
 def test_a_version_that_cannot_be_opened_changes_nothing(swapped: Swapped):
