@@ -246,23 +246,27 @@ def test_a_config_pins_a_version_and_changes_it_in_place(swapped: Swapped, addre
 
 
 def test_a_version_that_cannot_be_opened_changes_nothing(swapped: Swapped):
-    swapped.activate(swapped.versions[0].version)
-    broken = swapped.versions[1]
-    file = Path(swapped.index.path) / "versions" / broken.version / "shard-00000" / "items.arrow"
-    whole = file.read_bytes()
+    """A copy of a version, one bit of it turned: nobody may have it open, as they may others that were live before."""
+    live, broken = swapped.versions[0].version, "20990101T000000Z-broken00"
+    swapped.activate(live)
+    home = Path(swapped.index.path) / "versions"
+    shutil.copytree(home / swapped.versions[1].version, home / broken)
     try:
+        file = home / broken / "shard-00000" / "items.arrow"
+        whole = file.read_bytes()
         file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
-        until(lambda: broken.version not in swapped.client.get("/readyz").text)
-        reply = swapped.client.post("/v1/index:activate", json={"version": broken.version}, headers=TOKEN)
+        reply = swapped.client.post("/v1/index:activate", json={"version": broken}, headers=TOKEN)
         assert (reply.status_code, reply.json()["error"]["code"]) == (503, "version_unusable"), reply.text
         assert str(swapped.index) not in reply.text
-        assert swapped.client.get("/v1/index").json()["version"] == swapped.versions[0].version
-        activate(swapped.index, broken.version)  # CURRENT names it all the same
+        assert swapped.client.get("/v1/index").json()["version"] == live
+        activate(swapped.index, broken)  # CURRENT names it all the same
         until(lambda: "index_problem" in swapped.client.get("/readyz").json())
-        assert swapped.client.post("/v1/search", json={"vector": [1.0] * 32}).json()["index"] == swapped.versions[0].version
+        assert swapped.client.post("/v1/search", json={"vector": [1.0] * 32}).json()["index"] == live
+        file.write_bytes(whole)  # restored from a backup
+        until(lambda: swapped.client.get("/v1/index").json()["version"] == broken)
     finally:
-        file.write_bytes(whole)
-    until(lambda: swapped.client.get("/v1/index").json()["version"] == broken.version)
+        swapped.activate(live)
+        shutil.rmtree(home / broken)
 
 
 @pytest.mark.parametrize(
