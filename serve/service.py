@@ -17,9 +17,9 @@ from fashion_dml.storage import UserError
 from serve import paging
 from serve.asked import Asked
 from serve.catalogue import LiveCatalogue
-from serve.describe import Describer
 from serve.encoding import EncoderHandle, ModelInput
 from serve.errors import RETRY_AFTER_S, Refusal
+from serve.replies import Describer
 from serve.schema import Options, SearchOptions
 from serve.shards import Answers, ShardPool
 from serve.vectors import Photos, fetch, missing, own_vector, query_vector

@@ -6,16 +6,31 @@ import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 
 from serve import rocchio
 from serve.asked import Asked
-from serve.encoding import EncoderHandle, ModelInput
+from serve.encoding import ModelInput
 from serve.errors import RETRY_AFTER_S, Refusal
 from serve.limits import DECODED_AT_ONCE
 from serve.query import pixels
-from serve.shards import ShardPool
+from serve.shards import Answers
+
+
+class Shards(Protocol):
+    """All shards of one index version."""
+
+    async def ask(self, method: str, *args: Any, deadline: float) -> Answers: ...
+
+
+class Encodes(Protocol):
+    """The model of that version."""
+
+    async def embed(self, image: np.ndarray, deadline: float) -> np.ndarray: ...
+
+    async def embed_many(self, images: np.ndarray, deadline: float) -> np.ndarray: ...
 
 
 @dataclass(frozen=True)
@@ -26,12 +41,12 @@ class Given:
     vectors: dict[str, np.ndarray]
 
 
-async def fetch(asked: Sequence[Asked], pool: ShardPool, at: int, deadline: float) -> Given:
+async def fetch(asked: Sequence[Asked], shards: Shards, at: int, deadline: float) -> Given:
     """All items that the queries name, after commit `at`. Raises Refusal: 404 at one that isn't there, 503 while its shard is away."""
     wanted = list(dict.fromkeys(item for one in asked for item in (*one.positive, *one.unlike)))
     if not wanted:
         return Given({}, {})
-    answers = await pool.ask("items", wanted, at, deadline=deadline)
+    answers = await shards.ask("items", wanted, at, deadline=deadline)
     given = Given({}, {})
     for (known,) in answers.given:
         given.products.update(zip(known.item_ids, known.product_ids, strict=True))
@@ -58,7 +73,7 @@ class Photos:
         self._decoding = asyncio.Semaphore(DECODED_AT_ONCE)
 
     async def embed(
-        self, asked: Sequence[Asked], model: ModelInput, encoder: EncoderHandle, deadline: float
+        self, asked: Sequence[Asked], model: ModelInput, encoder: Encodes, deadline: float
     ) -> tuple[dict[int, np.ndarray], dict[str, float]]:
         """(vectors, float32 [D], of the queries that are images, by their place; seconds of `decode` and `encode`). Raises Refusal at
         the first image that can't be used."""
