@@ -15,9 +15,9 @@ from serve.auth import Tokens
 from serve.batch import BatchReply, parse_batch
 from serve.bodies import BodyBudget
 from serve.changes import Changed, Changes, ItemFields, Upsert
-from serve.describe import json_response
 from serve.limits import BATCH_BODY_BYTES, BODY_BYTES, IMAGE_CACHE_SECONDS
 from serve.query import check_item_id, parse, parse_json
+from serve.replies import json_response
 from serve.schema import Activate, Activated, ErrorReply, IndexReply, Item, SearchReply
 from serve.service import SearchService
 from serve.writer import CatalogueWriter

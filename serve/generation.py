@@ -13,9 +13,9 @@ from fashion_dml.index.filters import Filter
 from fashion_dml.index.manifest import IndexManifest
 from fashion_dml.index.translate import Untranslated
 from fashion_dml.storage import UserError
-from serve.describe import Describer
 from serve.encoding import EncoderHandle, ModelInput
 from serve.errors import Refusal
+from serve.replies import Describer
 from serve.schema import Options
 from serve.shards import Answers, Layout, ShardPool
 from serve.translator import Translator
