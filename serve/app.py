@@ -25,6 +25,7 @@ from serve.auth import Tokens
 from serve.catalogue import LiveCatalogue
 from serve.encoder import EncoderDeployment
 from serve.encoding import EncoderHandle, ModelInput
+from serve.memory import give_back_large_blocks
 from serve.service import SearchService
 from serve.shards import shard_actors
 from serve.writer import CatalogueWriter
@@ -46,6 +47,7 @@ class SearchDeployment:
     def __init__(
         self, manifest: IndexManifest, model: ModelInput, settings: Serve, encoder: DeploymentHandle, catalog: str
     ) -> None:
+        give_back_large_blocks()
         catalogue = LiveCatalogue(Location.of(catalog), manifest, settings.catalog_poll_s)
         handle = EncoderHandle(encoder)
         self._service = SearchService(manifest, model, settings, handle, catalogue)
