@@ -26,6 +26,7 @@ from serve.catalogue import LiveCatalogue
 from serve.encoder import EncoderDeployment
 from serve.encoding import EncoderHandle
 from serve.live_index import LiveIndex, read_version
+from serve.memory import give_back_large_blocks
 from serve.scaling import BACKPRESSURE, LOGGING, replica_options
 from serve.service import SearchService
 from serve.shards import ShardPool, shard_actors
@@ -48,6 +49,7 @@ class SearchDeployment:
     """The ingress. Its shard actors belong to it, so they come and go with it."""
 
     def __init__(self, index: str, catalog: str, slots: int, settings: Serve, encoder: DeploymentHandle) -> None:
+        give_back_large_blocks()
         root, changes = Location.of(index), Location.of(catalog)
         handle = EncoderHandle(encoder)
         catalogue = LiveCatalogue(changes, require_current(root), settings.catalog_poll_s)

@@ -85,7 +85,7 @@ def _jpeg(data: bytes) -> Contents:
                 raise Malformed("a scan comes before its frame")
             scans += 1
             if frame[0] != PROGRESSIVE and data[at + 2] == frame[3]:  # all components: the picture is whole after it
-                stop = data.find(b"\xff\xd9", end)
+                stop = data.rfind(b"\xff\xd9", end)  # the last end there is: found fast, and the decoder stops at the first
                 kept.append(data[found.start() : stop + 2 if stop >= 0 else len(data)])
                 break
             following = MARKER_AFTER_SCAN.search(data, end)

@@ -95,7 +95,7 @@ def json_cases() -> Iterator[Hostile]:
     yield case("vector of none", {"vector": []}, "bad_vector")
     yield case("vector of 4,000", {"vector": [1.0] * 4000}, "bad_vector")
     yield case("vector of 2,000,000", lambda: b'{"vector": [' + b"1," * 2_000_000 + b"1]}", "too_many_values")
-    yield case("6,000,000 empty lists", lambda: b'{"vector": [' + b"[]," * 4_000_000 + b"1]}", "too_many_values")
+    yield case("4,000,000 empty lists", lambda: b'{"vector": [' + b"[]," * 4_000_000 + b"1]}", "too_many_values")
     yield case("100,000 brackets", b"[" * 100_000 + b"]" * 100_000, "too_many_values")
     yield case("10,000 brackets", b'{"vector": ' + b"[" * 10_000 + b"]" * 10_000 + b"}", "bad_json")
     yield case("500,000 unknown fields", lambda: json.dumps({f"a{i}": 1 for i in range(500_000)}).encode(), "too_many_values")

@@ -133,7 +133,7 @@ def path_cases() -> Iterator[Hostile]:
 
     def get(path: str, *answers: tuple[int, str], method: str = "GET", headers: str = "") -> Hostile:
         return one(
-            f"path: {method} {path[:60]} {headers[:30].strip()}".rstrip(),
+            f"path: {method} {path[:60]} ({len(path)}) {headers[:30].strip()}".rstrip(),
             request(kind="", method=method, path=path, headers=headers),
             *answers,
             method=method,

@@ -29,7 +29,7 @@ CHECKS = [
     not_a_server_error, status_code_conformance, content_type_conformance, response_headers_conformance, response_schema_conformance,
     unsupported_method,
 ]  # fmt: skip
-EXAMPLES = 25  # of each operation
+EXAMPLES = 20  # of each operation, sound and again unsound
 
 
 @pytest.fixture(scope="module")
@@ -94,5 +94,6 @@ def test_the_document_is_whole(address: str) -> None:
 
 def _references(part: Any) -> list[str]:
     if isinstance(part, dict):
-        return [part["$ref"]] * ("$ref" in part) + [r for value in part.values() for r in _references(value)]
+        own = [part["$ref"]] if isinstance(part.get("$ref"), str) else []
+        return own + [r for value in part.values() for r in _references(value)]
     return [r for value in part for r in _references(value)] if isinstance(part, list) else []
