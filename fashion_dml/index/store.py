@@ -7,10 +7,11 @@ of the codes, FAISS scans: from how many queries on is measured once a process (
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -256,3 +257,14 @@ def read_faiss(file: Path) -> faiss.Index:
     """
     faiss.set_deserialization_vector_byte_limit(8 * file.stat().st_size + 1024)
     return faiss.read_index(str(file), faiss.IO_FLAG_MMAP_IFC)
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """FAISS has one thread meanwhile, in this thread: for many small pieces of work, after each of which several would wait."""
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1)
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(before)

@@ -15,11 +15,12 @@ from typing import Any
 import faiss
 import numpy as np
 
-from fashion_dml.index.candidates import open_files, sample_rows, train
+from fashion_dml.index.candidates import open_files
 from fashion_dml.index.choose import exact, tune
 from fashion_dml.index.manifest import ITEMS, shard_name, version_dir
 from fashion_dml.index.segment import SegmentWriter, product_numbers
 from fashion_dml.index.shard import Shard
+from fashion_dml.index.train import sample_rows, train
 from fashion_dml.storage import Location
 from jobs.benchmarks import Row
 from jobs.benchmarks.index_approximate import BATCH

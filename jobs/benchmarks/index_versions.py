@@ -12,11 +12,12 @@ from pathlib import Path
 import faiss
 import numpy as np
 
-from fashion_dml.index.candidates import open_files, sample_rows, train
+from fashion_dml.index.candidates import open_files
 from fashion_dml.index.choose import tune
 from fashion_dml.index.manifest import ITEMS, KIND, Effort, activate, shard_name, version_dir
 from fashion_dml.index.segment import SegmentWriter, product_numbers, write_segment
 from fashion_dml.index.shard import Shard
+from fashion_dml.index.train import sample_rows, train
 from fashion_dml.storage import Location, write_manifest
 
 DIM, AT, RECALL = 128, 10, 0.95
