@@ -42,7 +42,9 @@ def test_of_equal_centres_the_first_counts():
     assert assign(cells[[0, -1]], np.ascontiguousarray(cells.T)).tolist() == [0, CENTRES]
 
 
-@pytest.mark.parametrize(("kind", "store"), [("ivf", "fp32"), ("ivf", "fp16"), ("ivf", "int8"), ("ivf_pq", "fp16"), ("hnsw", "fp32")])
+@pytest.mark.parametrize(
+    ("kind", "store"), [("ivf", "fp32"), ("ivf", "fp16"), ("ivf", "int8"), ("ivf_pq", "fp16"), ("hnsw", "fp32")]
+)
 def test_an_index_is_what_faiss_makes_of_the_same_training(kind: str, store: str):
     vectors = unit(6000, 24, 2)
     trained = train(kind, store, 24, 6000, vectors[:3000])
