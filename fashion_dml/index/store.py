@@ -105,15 +105,19 @@ class Store:
         Computed in float64 and summed in one fixed order, so that a row's score depends on nothing but the query.
         """
         scores = np.empty(rows.shape, np.float32)
-        step = max(1, SCORED_FLOATS // max(1, rows.shape[1] * self.dim))  # queries at a time: what is scored stays in cache
+        exact, width = queries.astype(np.float64), rows.shape[1]
+        step = max(1, SCORED_FLOATS // max(1, width * self.dim))  # queries at a time: what is scored stays in cache
         for start in range(0, len(rows), step):
             chosen = rows[start : start + step]
+            shape = (len(chosen), width, self.dim)
+            products = self._scratch("products", chosen.size * self.dim, np.float64).reshape(shape)
             if self._typed is None:
-                vectors = self.vectors(chosen.ravel()).reshape(*chosen.shape, self.dim).astype(np.float64)
+                vectors = self.vectors(chosen.ravel()).reshape(shape)
             else:
-                vectors = self._typed[chosen].astype(np.float64)
-            vectors *= queries[start : start + step, None].astype(np.float64)
-            scores[start : start + step] = vectors.sum(axis=2)
+                vectors = self._scratch("scored", products.size, self._typed.dtype).reshape(shape)
+                np.take(self._typed, chosen, axis=0, out=vectors, mode="clip")
+            np.multiply(vectors, exact[start : start + step, None], out=products)
+            products.sum(axis=2, out=scores[start : start + step], dtype=np.float64)
         scores[rows < 0] = -np.inf
         return scores
 
@@ -156,8 +160,7 @@ class Store:
         """(scores, rows) [Q, C] of the best of the range, or of the rows `chosen` [n], by matrix products."""
         count, n = (last - first if chosen is None else len(chosen)), len(queries)
         selection, size = Selection(n, width), min(block_rows(n), count)
-        # One query by the matrix-vector product, which numpy takes only of one dimension.
-        transposed = queries[0] if n == 1 else np.ascontiguousarray(queries.T)
+        transposed = np.ascontiguousarray(queries.T)
         scores = self._scratch("scores", size * n).reshape(size, n)
         copied = chosen is not None or self._plain is None
         step = COPIED_ROWS if copied else size
@@ -168,16 +171,15 @@ class Store:
                 b = min(a + step, end)
                 place = slice(first + a, first + b) if chosen is None else chosen[a:b]
                 vectors = self._copied(place, copies) if copied else self.vectors(place)
-                out = scores[a - start : b - start]
-                np.dot(vectors, transposed, out=out[:, 0] if n == 1 else out)
+                _product(vectors, transposed, scores[a - start : b - start])
             selection.offer(scores[: end - start], first + start if chosen is None else chosen[start:end])
         return selection.best()
 
-    def _scratch(self, name: str, size: int) -> np.ndarray:
-        """float32 [size] of this thread's, kept from call to call: fresh memory would cost a page fault every 4 KiB."""
+    def _scratch(self, name: str, size: int, dtype: Any = np.float32) -> np.ndarray:
+        """[size] of this thread's, kept from call to call: fresh memory would cost a page fault every 4 KiB."""
         held = getattr(self._memory, name, None)
         if held is None or len(held) < size:
-            held = np.empty(size, np.float32)
+            held = np.empty(size, dtype)
             setattr(self._memory, name, held)
         return held[:size]
 
@@ -204,6 +206,18 @@ class Store:
             selector = faiss.IDSelectorRange(first, last)
         params = None if selector is None else faiss.SearchParameters(sel=selector)  # type: ignore[call-arg]
         return faiss_search(self.index, queries, min(width, count), params)
+
+
+def _product(vectors: np.ndarray, transposed: np.ndarray, out: np.ndarray) -> None:
+    """Inner products, into out [n, Q], of vectors [n, D] and queries [D, Q]; all float32 and contiguous.
+
+    Of one query by FAISS's loop over the vectors, which reads them as fast as the memory gives them; BLAS's product takes a fifth longer.
+    """
+    if out.shape[1] > 1:
+        np.dot(vectors, transposed, out=out)
+        return
+    n, dim = vectors.shape
+    faiss.fvec_inner_products_ny(faiss.swig_ptr(out), faiss.swig_ptr(transposed), faiss.swig_ptr(vectors), dim, n)
 
 
 @functools.cache
