@@ -217,7 +217,8 @@ def _product(vectors: np.ndarray, transposed: np.ndarray, out: np.ndarray) -> No
         np.dot(vectors, transposed, out=out)
         return
     n, dim = vectors.shape
-    faiss.fvec_inner_products_ny(faiss.swig_ptr(out), faiss.swig_ptr(transposed), faiss.swig_ptr(vectors), dim, n)
+    loop: Any = faiss.fvec_inner_products_ny  # type: ignore[attr-defined]
+    loop(*(faiss.swig_ptr(array) for array in (out, transposed, vectors)), dim, n)
 
 
 @functools.cache
