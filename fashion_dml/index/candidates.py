@@ -9,9 +9,10 @@ from typing import Any
 import faiss
 import numpy as np
 
+from fashion_dml.index.calls import faiss_search, read_faiss
 from fashion_dml.index.cells import Cells
 from fashion_dml.index.manifest import CANDIDATES, CODES, VECTORS, Effort
-from fashion_dml.index.store import Store, faiss_search, read_faiss
+from fashion_dml.index.store import Store
 from fashion_dml.storage import UserError
 
 GPU_KINDS, GPU_MOST = ("flat", "ivf"), 2048  # FAISS's own limit of neighbours a query

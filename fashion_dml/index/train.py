@@ -1,9 +1,11 @@
-"""Approximate indexes, empty: what they learn from a sample, once, to be copied to every shard (shards are never merged).
+"""Approximate indexes, empty: what they learn from a sample.
 
-ivf      lists of k-means cells with the vectors as stored
-ivf_pq   the same with 4-bit codes, scanned from registers (FAISS "fast scan"), of the vectors' projections on the few directions
-         that hold 99 % of their length: an eighth of the bytes of fp32 at most, a twentieth where half the directions do
-hnsw     a graph over the stored vectors, which it shares with the store
+    ivf      lists of k-means cells with the vectors as stored
+    ivf_pq   the same with 4-bit codes, scanned from registers (FAISS "fast scan"), of the vectors' projections on the few directions
+             that hold 99 % of their length: an eighth of the bytes of fp32 at most, a twentieth where half the directions do
+    hnsw     a graph over the stored vectors, which it shares with the store
+
+Cells, codebooks, directions and the ranges of int8 are learnt once and copied to every shard: shards are never merged.
 """
 
 from __future__ import annotations
@@ -16,10 +18,11 @@ from typing import Any
 import faiss
 import numpy as np
 
+from fashion_dml.index.calls import one_thread
 from fashion_dml.index.cells import inside
+from fashion_dml.index.codes import STORES
 from fashion_dml.index.kmeans import centres
 from fashion_dml.index.manifest import CANDIDATES, KINDS, VECTORS
-from fashion_dml.index.store import STORES, one_thread
 from fashion_dml.storage import UserError
 
 SAMPLES_PER_CELL = 48  # of k-means: FAISS asks for 39 at least
