@@ -84,6 +84,7 @@ def _ivf_pq(dim: int, store: str, count: int, sample: np.ndarray) -> faiss.Index
     projection.is_trained = True
     quantizer = faiss.IndexFlatIP(len(held))
     codes = faiss.IndexIVFPQFastScan(quantizer, len(held), count, len(held), 4, faiss.METRIC_INNER_PRODUCT)
+    codes.pq.cp.min_points_per_centroid = 1
     index: Any = faiss.IndexPreTransform(projection, _owned(codes, quantizer))
     projection.this.disown()
     codes.this.disown()  # type: ignore[attr-defined]
