@@ -23,7 +23,7 @@ from fashion_dml.config import Index
 from fashion_dml.data.schema import Part
 from fashion_dml.data.thumbnail import thumbnail
 from fashion_dml.index import manifest as versions
-from fashion_dml.index.candidates import Trained, open_files, sample_rows, train
+from fashion_dml.index.candidates import open_files
 from fashion_dml.index.catalog import Catalog
 from fashion_dml.index.changes import matrix
 from fashion_dml.index.choose import choose, tune
@@ -31,6 +31,7 @@ from fashion_dml.index.live import owner
 from fashion_dml.index.manifest import CANDIDATES, CODES, ITEMS, VECTORS
 from fashion_dml.index.segment import SegmentWriter, product_numbers
 from fashion_dml.index.shard import EXACT_ROWS
+from fashion_dml.index.train import Trained, sample_rows, train
 from fashion_dml.index.translate import keep, to_translate, translated
 from fashion_dml.storage import Location, UserError
 

@@ -18,9 +18,11 @@ from typing import Any
 
 import numpy as np
 
-from fashion_dml.index.candidates import GRAPH_LINKS, Candidates, directions, train
+from fashion_dml.index.candidates import Candidates
+from fashion_dml.index.fill import filled
 from fashion_dml.index.manifest import KINDS, Effort
 from fashion_dml.index.store import Store
+from fashion_dml.index.train import GRAPH_LINKS, directions, train
 from fashion_dml.storage import UserError
 
 AT = 10  # recall@10
@@ -132,8 +134,7 @@ def _measure(kind: str, store: str, base: np.ndarray, queries: np.ndarray) -> It
         _, seconds = _answers(lambda q: opened.nearest(q, AT + MARGIN, [(0, opened.rows)])[0], opened, queries)
         yield Point(kind, None, 1.0, 1000 * seconds)
         return
-    trained.candidates.add(base)
-    yield from curve(opened, Candidates(kind, trained.candidates, opened), queries, exact(opened, queries))
+    yield from curve(opened, Candidates(kind, filled(trained.candidates, base), opened), queries, exact(opened, queries))
 
 
 def exact(store: Store, queries: np.ndarray, but: np.ndarray | None = None) -> np.ndarray:

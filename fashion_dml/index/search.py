@@ -80,7 +80,7 @@ def _settle(
     each = np.arange(len(scores))[:, None]
     ranked = scores[each, order]
     best = found[each, order[:, :k]]
-    best[np.isneginf(ranked[:, :k])] = -1
+    best[ranked[:, :k] == -np.inf] = -1
     hits.scores[queries, : best.shape[1]], hits.rows[queries, : best.shape[1]] = ranked[:, :k], best
     ties = (ranked[:, 1:] == ranked[:, :-1]) & (ranked[:, 1:] > -np.inf)  # by item_id
     for i in np.arange(len(queries)) if group_by_product else ties.any(axis=1).nonzero()[0]:

@@ -15,8 +15,9 @@ import faiss
 import numpy as np
 import pyarrow as pa
 
-from fashion_dml.index.candidates import Trained, train
+from fashion_dml.index.fill import Filling
 from fashion_dml.index.manifest import CANDIDATES, CODES, ITEM_ID, ITEMS, VECTORS
+from fashion_dml.index.train import Trained, train
 from fashion_dml.storage import UserError
 
 UNIT_TOLERANCE = 1e-3
@@ -73,6 +74,7 @@ class SegmentWriter:
         self._order = id_order(ids)
         self._store = trained.store
         self._candidates = None if trained.candidates is None else faiss.clone_index(trained.candidates)
+        self._filling = None if self._candidates is None else Filling(self._candidates)
         self._rows = 0
         self._of_vertical: dict[str, set[int]] = {}  # vertical -> numbers of its products
         self._numbers: dict[str, int] = {}  # product_id -> its number; a product may have items in several verticals
@@ -131,8 +133,8 @@ class SegmentWriter:
         ]  # fmt: skip
         self._writer.write_batch(pa.record_batch(columns, schema=self._schema))
         self._codes.write(self._store.sa_encode(np.ascontiguousarray(vectors)).data)
-        if self._candidates is not None:
-            self._candidates.add(np.ascontiguousarray(vectors))
+        if self._filling is not None:
+            self._filling.add(vectors)
         self._rows = last
 
     def close(self) -> None:
@@ -147,7 +149,8 @@ class SegmentWriter:
         self._sink.close()
         self._codes.close()
         faiss.write_index(self._store, str(self._directory / VECTORS))
-        if self._candidates is not None:  # a graph goes without its copy of the vectors: it is given the store when opened
+        if self._filling is not None:  # a graph goes without its copy of the vectors: it is given the store when opened
+            self._filling.close()
             faiss.write_index(self._candidates, str(self._directory / CANDIDATES), faiss.IO_FLAG_SKIP_STORAGE)  # type: ignore[call-overload]
 
 

@@ -17,7 +17,7 @@ class Selection:
 
     def __init__(self, queries: int, width: int) -> None:
         self._queries, self._width = queries, width
-        self._tile = max(1, TILE // queries)  # rows compared at a time
+        self._tile = max(1, TILE // queries) if queries > 1 else 1  # rows compared at a time
         self._bound: np.ndarray | None = None  # float32 [tile * Q]: what isn't above its query's is not among the best
         self._kept: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []  # scores, rows, queries [n]
         self._count = self._seen = self._next = 0

@@ -2,53 +2,28 @@
 
 A matrix product by blocks that stay in cache, each followed at once by the selection of its best. One query is the same, limited by
 reading memory. Other stores than fp32 are decoded block by block; where queries are so few that decoding costs more than FAISS's scan
-of the codes, FAISS scans: from how many queries on is measured once a process (it depends on dimension, threads and machine).
+of the codes, FAISS scans.
 """
 
 from __future__ import annotations
 
-import functools
 import threading
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import faiss
 import numpy as np
 
+from fashion_dml.index.calls import faiss_search, read_faiss
+from fashion_dml.index.codes import block_rows, many_queries
 from fashion_dml.index.select import Selection
 from fashion_dml.storage import UserError
 
-BLOCK_ROWS = 16_384  # rows of which the two ways to search are compared
 GATHERED_SHARE = 0.5  # a filter that keeps more of the rows is cheaper met by asking for more neighbours
 SCORED_FLOATS = 1 << 17  # numbers of candidates that are scored at a time
-MOST_QUERIES = 32  # where the two ways are compared: beyond so many queries the matrix product is faster everywhere
 COPIED_ROWS = 1024  # vectors copied or decoded at a time: they are still in cache when they are multiplied
 QUERIES = 512  # of one product; more are asked one batch after the other
-
-
-def block_rows(queries: int) -> int:
-    """Rows of one product with so many queries: its scores stay in cache, and so do vectors that are decoded for it.
-
-    One query reads each vector once, and blocks only cost calls; up to four are fastest where OpenBLAS takes its kernel for small
-    matrices, of at most a million products.
-    """
-    if queries == 1:
-        return 262_144
-    return 2048 if queries <= 4 else max(1024, (1 << 18) // queries)
-
-
-def _quantizer(kind: int) -> Callable[[int], faiss.Index]:
-    return lambda dim: faiss.IndexScalarQuantizer(dim, kind, faiss.METRIC_INNER_PRODUCT)
-
-
-# fp32; fp16: half the memory; int8: a quarter, each dimension scaled to the range it has in a sample.
-STORES: dict[str, Callable[[int], faiss.Index]] = {
-    "fp32": faiss.IndexFlatIP,
-    "fp16": _quantizer(faiss.ScalarQuantizer.QT_fp16),
-    "int8": _quantizer(faiss.ScalarQuantizer.QT_8bit),
-}
 
 
 class Store:
@@ -104,15 +79,19 @@ class Store:
         Computed in float64 and summed in one fixed order, so that a row's score depends on nothing but the query.
         """
         scores = np.empty(rows.shape, np.float32)
-        step = max(1, SCORED_FLOATS // max(1, rows.shape[1] * self.dim))  # queries at a time: what is scored stays in cache
+        exact, width = queries.astype(np.float64), rows.shape[1]
+        step = max(1, SCORED_FLOATS // max(1, width * self.dim))  # queries at a time: what is scored stays in cache
         for start in range(0, len(rows), step):
             chosen = rows[start : start + step]
+            shape = (len(chosen), width, self.dim)
+            products = self._scratch("products", chosen.size * self.dim, np.float64).reshape(shape)
             if self._typed is None:
-                vectors = self.vectors(chosen.ravel()).reshape(*chosen.shape, self.dim).astype(np.float64)
+                vectors = self.vectors(chosen.ravel()).reshape(shape)
             else:
-                vectors = self._typed[chosen].astype(np.float64)
-            vectors *= queries[start : start + step, None].astype(np.float64)
-            scores[start : start + step] = vectors.sum(axis=2)
+                vectors = self._scratch("scored", products.size, self._typed.dtype).reshape(shape)
+                np.take(self._typed, chosen, axis=0, out=vectors, mode="clip")
+            np.multiply(vectors, exact[start : start + step, None], out=products)
+            products.sum(axis=2, out=scores[start : start + step], dtype=np.float64)
         scores[rows < 0] = -np.inf
         return scores
 
@@ -155,8 +134,7 @@ class Store:
         """(scores, rows) [Q, C] of the best of the range, or of the rows `chosen` [n], by matrix products."""
         count, n = (last - first if chosen is None else len(chosen)), len(queries)
         selection, size = Selection(n, width), min(block_rows(n), count)
-        # One query by the matrix-vector product, which numpy takes only of one dimension.
-        transposed = queries[0] if n == 1 else np.ascontiguousarray(queries.T)
+        transposed = np.ascontiguousarray(queries.T)
         scores = self._scratch("scores", size * n).reshape(size, n)
         copied = chosen is not None or self._plain is None
         step = COPIED_ROWS if copied else size
@@ -167,16 +145,15 @@ class Store:
                 b = min(a + step, end)
                 place = slice(first + a, first + b) if chosen is None else chosen[a:b]
                 vectors = self._copied(place, copies) if copied else self.vectors(place)
-                out = scores[a - start : b - start]
-                np.dot(vectors, transposed, out=out[:, 0] if n == 1 else out)
+                _product(vectors, transposed, scores[a - start : b - start])
             selection.offer(scores[: end - start], first + start if chosen is None else chosen[start:end])
         return selection.best()
 
-    def _scratch(self, name: str, size: int) -> np.ndarray:
-        """float32 [size] of this thread's, kept from call to call: fresh memory would cost a page fault every 4 KiB."""
+    def _scratch(self, name: str, size: int, dtype: Any = np.float32) -> np.ndarray:
+        """[size] of this thread's, kept from call to call: fresh memory would cost a page fault every 4 KiB."""
         held = getattr(self._memory, name, None)
         if held is None or len(held) < size:
-            held = np.empty(size, np.float32)
+            held = np.empty(size, dtype)
             setattr(self._memory, name, held)
         return held[:size]
 
@@ -205,54 +182,14 @@ class Store:
         return faiss_search(self.index, queries, min(width, count), params)
 
 
-@functools.cache
-def many_queries(dim: int, threads: int, half: bool) -> int:
-    """From how many queries on decoding and a matrix product are faster than FAISS's scan of the codes a query, by this process's
-    threads: 2 to 32; half: fp16, else int8."""
-    del threads  # FAISS's setting; it tells apart what was measured
-    rng = np.random.default_rng(0)
-    index: Any = STORES["fp16" if half else "int8"](dim)
-    vectors = rng.standard_normal((BLOCK_ROWS, dim), dtype=np.float32)
-    index.train(vectors)
-    index.add(vectors)
-    codes = faiss.rev_swig_ptr(index.codes.data(), index.codes.size()).reshape(BLOCK_ROWS, -1)
-    queries = rng.standard_normal((MOST_QUERIES, dim), dtype=np.float32)
+def _product(vectors: np.ndarray, transposed: np.ndarray, out: np.ndarray) -> None:
+    """Inner products, into out [n, Q], of vectors [n, D] and queries [D, Q]; all float32 and contiguous.
 
-    def product(n: int) -> None:
-        for start in range(0, BLOCK_ROWS, block_rows(n)):
-            np.dot(index.sa_decode(codes[start : start + block_rows(n)]), queries[:n].T)
-
-    scan = _fastest(lambda: faiss_search(index, queries[:1], 10, None))
-    counts = (n for n in (2, 3, 4, 6, 8, 12, 16, 24) if _fastest(functools.partial(product, n)) < n * scan)
-    return next(counts, MOST_QUERIES)
-
-
-def _fastest(call: Callable[[], object]) -> float:
-    """Seconds of the fastest of a few calls."""
-    seconds = []
-    for _ in range(4):
-        began = time.perf_counter()
-        call()
-        seconds.append(time.perf_counter() - began)
-    return min(seconds)
-
-
-def faiss_search(index: Any, queries: np.ndarray, k: int, params: Any) -> tuple[np.ndarray, np.ndarray]:
-    """(scores float32 [Q, k], rows int64 [Q, k]) by faiss's C++ method.
-
-    Not by its Python `search`: any library that imports faiss.contrib.torch_utils replaces that one for the whole process.
+    Of one query by FAISS's loop over the vectors, which reads them as fast as the memory gives them; BLAS's product takes a fifth longer.
     """
-    asked = np.ascontiguousarray(queries, np.float32)
-    scores, rows = np.empty((len(asked), k), np.float32), np.empty((len(asked), k), np.int64)
-    index.search_c(len(asked), faiss.swig_ptr(asked), k, faiss.swig_ptr(scores), faiss.swig_ptr(rows), params)
-    return scores, rows
-
-
-def read_faiss(file: Path) -> faiss.Index:
-    """A FAISS file, mapped. No vector in it may claim to be longer than the file.
-
-    (Nor than the table of distances that FAISS counts on for product codes, 16 floats for each cell and pair of dimensions, though
-    inner products need none: a cell's centre alone, D floats, is in the file, so that is 8 times the file at most.)
-    """
-    faiss.set_deserialization_vector_byte_limit(8 * file.stat().st_size + 1024)
-    return faiss.read_index(str(file), faiss.IO_FLAG_MMAP_IFC)
+    if out.shape[1] > 1:
+        np.dot(vectors, transposed, out=out)
+        return
+    n, dim = vectors.shape
+    loop: Any = faiss.fvec_inner_products_ny  # type: ignore[attr-defined]
+    loop(*(faiss.swig_ptr(array) for array in (out, transposed, vectors)), dim, n)

@@ -12,11 +12,12 @@ from pathlib import Path
 import faiss
 import numpy as np
 
-from fashion_dml.index.candidates import open_files, sample_rows, train
+from fashion_dml.index.candidates import open_files
 from fashion_dml.index.choose import tune
 from fashion_dml.index.manifest import ITEMS, KIND, Effort, activate, shard_name, version_dir
 from fashion_dml.index.segment import SegmentWriter, product_numbers, write_segment
 from fashion_dml.index.shard import Shard
+from fashion_dml.index.train import sample_rows, train
 from fashion_dml.storage import Location, write_manifest
 
 DIM, AT, RECALL = 128, 10, 0.95
@@ -42,15 +43,16 @@ def embeddings_of_products(count: int, seed: int = 0) -> tuple[np.ndarray, np.nd
     """(the same vectors, numbers of their products int64 [count])."""
     rng = np.random.default_rng(seed)
     maps = np.random.default_rng(7)
-    first, second = maps.normal(size=(24, 96)) / 24**0.5, maps.normal(size=(96, DIM)) / 96**0.5
-    products = rng.normal(size=(count // 4 + 1, 24))
-    out, of = np.empty((count, DIM), np.float32), np.empty(count, np.int64)
-    for start in range(0, count, 65_536):
-        n = min(65_536, count - start)
-        of[start : start + n] = rng.integers(0, len(products), n)
-        latent = products[of[start : start + n]] + 0.35 * rng.normal(size=(n, 24))
-        block = np.tanh(1.5 * latent @ first) @ second + 0.05 * rng.normal(size=(n, DIM))
-        out[start : start + n] = block / np.linalg.norm(block, axis=1, keepdims=True)
+    first, second = (maps.standard_normal((a, b), np.float32) / np.float32(a**0.5) for a, b in ((24, 96), (96, DIM)))
+    products = rng.standard_normal((count // 4 + 1, 24), np.float32)
+    of = rng.integers(0, len(products), count)
+    out = np.empty((count, DIM), np.float32)
+    for start in range(0, count, 4096):  # so few that what lies between stays in cache
+        latent = products[of[start : start + 4096]]
+        latent += np.float32(0.35) * rng.standard_normal(latent.shape, np.float32)
+        block = np.tanh(np.float32(1.5) * latent @ first) @ second
+        block += np.float32(0.05) * rng.standard_normal(block.shape, np.float32)
+        out[start : start + 4096] = block / np.linalg.norm(block, axis=1, keepdims=True)
     return out, of
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from fashion_dml.index.candidates import train
 from fashion_dml.index.filters import EVERYTHING, Filter
 from fashion_dml.index.manifest import KIND, Effort, activate, shard_name, version_dir
 from fashion_dml.index.segment import write_segment
+from fashion_dml.index.train import train
 from fashion_dml.storage import Location, write_manifest
 
 VERTICALS = ("bags", "dresses", "shoes")

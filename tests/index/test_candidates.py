@@ -10,10 +10,10 @@ import pytest
 from index_catalogue import Catalogue
 
 import fashion_dml.index.shard as shard_module
-from fashion_dml.index.candidates import cells, directions, sample_rows, train
 from fashion_dml.index.filters import Filter
 from fashion_dml.index.manifest import Effort
 from fashion_dml.index.shard import Shard
+from fashion_dml.index.train import cells, directions, sample_rows, train
 from fashion_dml.storage import Location, UserError
 
 N, DIM = 4000, 32

@@ -5,10 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fashion_dml.index.candidates import Candidates, train
+from fashion_dml.index.candidates import Candidates
 from fashion_dml.index.choose import AT, Point, cheapest, choose, exact, resident_bytes, tune
+from fashion_dml.index.fill import filled
 from fashion_dml.index.manifest import Effort
 from fashion_dml.index.store import Store
+from fashion_dml.index.train import train
 from fashion_dml.storage import UserError
 
 PRODUCTS = np.arange(3000) // 2  # two images each
@@ -67,7 +69,7 @@ def test_exact_is_brute_force_without_the_query_itself(sample: np.ndarray):
 def test_tune_finds_the_least_effort(sample: np.ndarray):
     trained = train("ivf", "fp32", 16, len(sample), sample)
     trained.store.add(sample)
-    trained.candidates.add(sample)
+    filled(trained.candidates, sample)
     store = Store(trained.store)
     effort, recall, points = tune(store, Candidates("ivf", trained.candidates, store), 0.9, PRODUCTS)
     assert recall >= 0.9
@@ -80,7 +82,7 @@ def test_a_product_is_not_found_by_itself(sample: np.ndarray):
     twins = np.repeat(sample[:1500], 2, axis=0)
     trained = train("ivf", "fp32", 16, len(twins), twins)
     trained.store.add(twins)
-    trained.candidates.add(twins)
+    filled(trained.candidates, twins)
     store = Store(trained.store)
     found = exact(store, twins[:10], np.stack([np.arange(0, 10), np.arange(0, 10) ^ 1], axis=1))
     assert not any(set(rows) & {i, i ^ 1} for i, rows in enumerate(found.tolist()))

@@ -39,3 +39,6 @@ def test_large_rows(tmp_path: Path):
     assert plan["shards"] == -(-(10**9) // 70_000)
     assert plan["nodes"] * plan["shards_a_node"] >= plan["shards"]
     assert details["bytes"]["vectors.bin"] >= 70_000 * 128 * 2
+    again, _ = large_rows(Large(rows=70_000, queries=40), tmp_path)  # searches what the first run built
+    assert again[0].value == rows[0].value
+    assert again[-1].value == rows[-1].value
