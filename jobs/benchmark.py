@@ -22,7 +22,7 @@ from pydantic import Field
 
 from fashion_dml.config import JobSettings
 from fashion_dml.storage import Location, UserError
-from jobs.benchmarks import Row, evaluate, index, ingest, losses, stream, train
+from jobs.benchmarks import Row, evaluate, index, ingest, losses, serve, stream, train
 from jobs.common import connect, main, print_table
 
 SUBJECTS: dict[str, Callable[[str], tuple[list[Row], dict[str, Any]]]] = {
@@ -31,10 +31,11 @@ SUBJECTS: dict[str, Callable[[str], tuple[list[Row], dict[str, Any]]]] = {
     "index-large": index.run_large,
     "ingest": ingest.run,
     "losses": losses.run,
+    "serve": serve.run,
     "stream": stream.run,
     "train": train.run,
 }
-WITHOUT_RAY = ("evaluate", "index", "index-large", "ingest", "losses", "train")
+WITHOUT_RAY = ("evaluate", "index", "index-large", "ingest", "losses", "serve", "train")
 
 
 class BenchmarkSettings(JobSettings):

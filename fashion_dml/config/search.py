@@ -89,6 +89,9 @@ class Serve(Section):
 
     host: str = Field("127.0.0.1", description="address the HTTP proxy listens on; 0.0.0.0: all")
     port: Annotated[int, Field(ge=0, le=65535)] = Field(8000, description="port the HTTP proxy listens on")
+    proxy: Literal["haproxy", "python"] = Field(
+        "haproxy", description="what takes the requests in where jobs.serve starts Ray: HAProxy (where it is installed), or Ray's own"
+    )
     shard_replicas: Annotated[int, Field(ge=1, le=16)] = Field(
         2, description="actors that hold each index shard; 2 or more survive a death"
     )
