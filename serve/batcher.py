@@ -7,20 +7,24 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Hashable, Sequence
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 Given = TypeVar("Given")
 Made = TypeVar("Made")
 
 
 class Batcher(Generic[Given, Made]):
-    """Calls `run` on lists of at most `most` items, `passes` at a time, and gives each caller its own answer, in order of arrival.
+    """Calls `run` on lists of items, `passes` at a time, and gives each caller its own answer, in order of arrival.
 
-    Lives in one event loop. A failure of `run` is every caller's of that list; who is cancelled while waiting is left out.
+    The sizes of a list's items add up to `most` at most, but one item is always taken. Lives in one event loop. A failure of `run` is
+    every caller's of that list; who is cancelled while waiting is left out.
     """
 
-    def __init__(self, run: Callable[[list[Given]], Awaitable[Sequence[Made]]], most: int, passes: int = 1) -> None:
-        self._run, self._most, self._passes = run, most, passes
+    def __init__(
+        self, run: Callable[[list[Given]], Awaitable[Sequence[Made]]], most: int, passes: int = 1,
+        size: Callable[[Given], int] = lambda _: 1,
+    ) -> None:  # fmt: skip
+        self._run, self._most, self._passes, self._size = run, most, passes, size
         self._waiting: list[tuple[Given, asyncio.Future[Made]]] = []
         self._running = 0
         self._tasks: set[asyncio.Task[None]] = set()  # the loop itself keeps none alive
@@ -41,10 +45,20 @@ class Batcher(Generic[Given, Made]):
         """Whether nothing runs."""
         return self._running == 0
 
+    def _next(self) -> list[tuple[Given, asyncio.Future[Made]]]:
+        """Take what waits and fits, without those who have left."""
+        taken = sizes = 0
+        for item, _ in self._waiting:
+            sizes += self._size(item)
+            if taken and sizes > self._most:
+                break
+            taken += 1
+        batch, self._waiting = self._waiting[:taken], self._waiting[taken:]
+        return [(item, done) for item, done in batch if not done.done()]
+
     async def _work(self) -> None:
         while self._waiting:
-            batch = [(item, done) for item, done in self._waiting[: self._most] if not done.done()]
-            del self._waiting[: self._most]
+            batch = self._next()
             if not batch:
                 continue
             try:
@@ -65,8 +79,11 @@ class Batcher(Generic[Given, Made]):
 class GroupedBatcher(Generic[Given, Made]):
     """A Batcher for each key: only items of the same key go together. Idle ones are forgotten."""
 
-    def __init__(self, run: Callable[[Hashable, list[Given]], Awaitable[Sequence[Made]]], most: int) -> None:
-        self._run, self._most = run, most
+    def __init__(
+        self, run: Callable[[Any, list[Given]], Awaitable[Sequence[Made]]], most: int, passes: int = 1,
+        size: Callable[[Given], int] = lambda _: 1,
+    ) -> None:  # fmt: skip
+        self._run, self._most, self._passes, self._size = run, most, passes, size
         self._of: dict[Hashable, Batcher[Given, Made]] = {}
 
     async def __call__(self, key: Hashable, item: Given) -> Made:
@@ -77,7 +94,7 @@ class GroupedBatcher(Generic[Given, Made]):
             async def run(items: list[Given]) -> Sequence[Made]:
                 return await self._run(key, items)
 
-            batcher = self._of[key] = Batcher(run, self._most)
+            batcher = self._of[key] = Batcher(run, self._most, self._passes, self._size)
         try:
             return await batcher(item)
         finally:

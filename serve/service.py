@@ -49,7 +49,7 @@ class SearchService:
             vector = query
         begun = time.perf_counter()
         grouped = options.group_by == "product"
-        answers = await live.ask("find", vector[None], options.k, where, grouped, at, deadline=deadline)
+        answers = await live.find(vector[None], options.k, where, grouped, at, deadline=deadline)
         self._check_coverage(answers, options.min_coverage)
         found = merge([of_queries[0] for ((of_queries, _),) in answers.given], options.k, group_by_product=grouped)
         ended = time.perf_counter()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from fashion_dml.config.section import Positive, Section
 
@@ -90,7 +90,8 @@ class Serve(Section):
     host: str = Field("127.0.0.1", description="address the HTTP proxy listens on; 0.0.0.0: all")
     port: Annotated[int, Field(ge=0, le=65535)] = Field(8000, description="port the HTTP proxy listens on")
     proxy: Literal["haproxy", "python"] = Field(
-        "haproxy", description="what takes the requests in where jobs.serve starts Ray: HAProxy (where it is installed), or Ray's own"
+        "haproxy",
+        description="what takes the requests in where jobs.serve starts Ray: HAProxy (where it is installed), or Ray's own",
     )
     shard_replicas: Annotated[int, Field(ge=1, le=16)] = Field(
         2, description="actors that hold each index shard; 2 or more survive a death"
@@ -106,6 +107,9 @@ class Serve(Section):
     )
     ingress_replicas: Positive = Field(1, description="replicas that decode images and merge answers")
     ingress_cpus: Annotated[float, Field(ge=0)] = Field(0.4, description="CPUs an ingress replica asks for")
+    encoder: Literal["ingress", "deployment"] = Field(
+        "ingress", description="where the model is: in the ingress replicas, or in replicas of its own, as a GPU's must be"
+    )
     encoder_replicas: Positive = Field(1, description="replicas that hold the model")
     encoder_cpus: Annotated[float, Field(ge=0)] = Field(0.4, description="CPUs an encoder replica asks for")
     encoder_gpus: Annotated[float, Field(ge=0)] = Field(
@@ -113,7 +117,6 @@ class Serve(Section):
     )
     encoder_threads: Positive = Field(1, description="torch threads of an encoder replica")
     encoder_batch: Positive = Field(32, description="most images of one forward pass")
-    encoder_wait_ms: Annotated[float, Field(ge=0)] = Field(2, description="milliseconds a batch waits for more images")
     deadline_s: Annotated[float, Field(gt=0)] = Field(
         10, description="seconds after which a request is answered with what is there"
     )
@@ -132,3 +135,9 @@ class Serve(Section):
     )
     max_ongoing: Positive = Field(64, description="requests an ingress replica works on at a time")
     max_queued: Positive = Field(256, description="requests that wait beyond those; more are answered 503")
+
+    @model_validator(mode="after")
+    def _gpu(self) -> Serve:
+        if self.encoder == "ingress" and self.encoder_gpus > 0:
+            raise ValueError("encoder_gpus are for an encoder of its own; set encoder = deployment")
+        return self

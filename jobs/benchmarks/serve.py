@@ -41,7 +41,9 @@ def run(workspace: str) -> tuple[list[Row], dict[str, Any]]:
     """All rows of `serve`; nothing of `workspace` is read."""
     del workspace
     environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
-    done = subprocess.run([sys.executable, "-m", "jobs.benchmarks.serve"], env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "jobs.benchmarks.serve"], env=environment, stdout=subprocess.PIPE, text=True, check=True
+    )
     found = json.loads(done.stdout.splitlines()[-1])
     rows = [Row(**row) for row in found["rows"]]
     console.print("serve: " + ", ".join(f"{r.name} {r.value:.3g} {r.unit}" for r in rows))
@@ -74,7 +76,9 @@ def main() -> None:
         finally:
             ray_serve.shutdown()
             ray.shutdown()
-    print(json.dumps({"rows": [asdict(row) for row in rows], "details": details | {"settings": settings.model_dump(mode="json")}}))
+    print(
+        json.dumps({"rows": [asdict(row) for row in rows], "details": details | {"settings": settings.model_dump(mode="json")}})
+    )
 
 
 def measure(port: int, made: Made, processes: Limits) -> tuple[list[Row], dict[str, Any]]:
@@ -89,7 +93,9 @@ def measure(port: int, made: Made, processes: Limits) -> tuple[list[Row], dict[s
     def service(name: str, asks: list[Ask], connections: int, seconds: float) -> None:
         seen = load(port, asks, connections=connections, seconds=seconds)
         if seen.refused:
-            raise RuntimeError(f"{seen.refused} of {len(seen.milliseconds)} requests were refused, the first: {seen.first_refusal}")
+            raise RuntimeError(
+                f"{seen.refused} of {len(seen.milliseconds)} requests were refused, the first: {seen.first_refusal}"
+            )
         note(name, seen)
 
     steps: list[Callable[[], None]] = [
@@ -108,12 +114,20 @@ def measure(port: int, made: Made, processes: Limits) -> tuple[list[Row], dict[s
     for turn in range(TURNS):
         for step in steps[:: -1 if turn % 2 else 1]:  # the machine's own drift falls on all
             step()
-    return rows_of(found), {name: [asdict(v) | {"milliseconds": len(v.milliseconds)} if isinstance(v, Seen) else v for v in values] for name, values in found.items() if name != "alone"}
+    told = {name: [_told(value) for value in values] for name, values in found.items() if name != "alone"}
+    return rows_of(found), told
+
+
+def _told(value: Any) -> Any:
+    return asdict(value) | {"milliseconds": len(value.milliseconds)} if isinstance(value, Seen) else value
 
 
 def rows_of(found: dict[str, list[Any]]) -> list[Row]:
     """Medians over turns."""
-    p50 = {name: [statistics.median(v if name == "alone" else v.milliseconds) for v in found[name]] for name in ("alone", "bare", "one")}
+    p50 = {
+        name: [statistics.median(v if name == "alone" else v.milliseconds) for v in found[name]]
+        for name in ("alone", "bare", "one")
+    }
     floors = [alone + 2 * bare for alone, bare in zip(p50["alone"], p50["bare"], strict=True)]
     rates = [seen.per_second for seen in found["many"]]
     rows = [

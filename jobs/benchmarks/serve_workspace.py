@@ -14,7 +14,7 @@ from fashion_dml.config import Generated, Model
 from fashion_dml.data.sources.generated.catalogue import catalogue
 from fashion_dml.data.sources.generated.picture import render
 from fashion_dml.index.candidates import train
-from fashion_dml.index.manifest import KIND, activate, index_root, shard_name, version_dir
+from fashion_dml.index.manifest import KIND, activate, index_root, keep_model, shard_name, version_dir
 from fashion_dml.index.segment import write_segment
 from fashion_dml.inference.encode import Encoder
 from fashion_dml.models.embedder import Embedder
@@ -41,6 +41,7 @@ def make(root: Path) -> Made:
     home = Location.of(root)
     torch.manual_seed(0)
     sha256 = save_model(home / "unified" / "model", Embedder(Model(dim=DIM), HEIGHT, WIDTH).eval())
+    keep_model(index_root(home), home / "unified" / "model", sha256)
     photos = dict(_drawn())
     encoder = Encoder(home / "unified" / "model", threads=1)
     for name, data in photos.items():
@@ -78,7 +79,10 @@ def _write_index(index: Location, model: str, ids: list[str], vectors: np.ndarra
             attributes=np.where(np.random.default_rng(shard).random((n, 12)) < 0.2, 1, -1).astype(np.int8), thumbnails=[b""] * n,
             trained=train("flat", "fp32", DIM, n, vectors[:1000]),
         )  # fmt: skip
-        files |= {f"{shard_name(shard)}/{f.name}": {"sha256": f.sha256(), "bytes": f.size()} for f in (version_dir(index, VERSION) / shard_name(shard)).children()}
+        files |= {
+            f"{shard_name(shard)}/{f.name}": {"sha256": f.sha256(), "bytes": f.size()}
+            for f in (version_dir(index, VERSION) / shard_name(shard)).children()
+        }
         counts.append(n)
     write_manifest(
         version_dir(index, VERSION), kind=KIND, config={}, inputs={}, seconds=0, model=model, dim=DIM, index="flat", store="fp32",
