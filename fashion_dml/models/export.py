@@ -89,7 +89,8 @@ def serving_graph(embedder: Embedder) -> bytes:
         warnings.simplefilter("ignore")
         try:
             torch.onnx.export(
-                _Served(embedder).eval(), (images,), written,  # type: ignore[arg-type] input_names=["images"], output_names=["embeddings"],
+                _Served(embedder).eval(), (images,), written,  # type: ignore[arg-type]  # it writes into files that are open, too
+                input_names=["images"], output_names=["embeddings"],
                 dynamic_axes={"images": {0: "batch"}, "embeddings": {0: "batch"}}, dynamo=False, verbose=False,
             )  # fmt: skip
         except Exception as error:  # what a tracer raises is of any class

@@ -90,6 +90,18 @@ async def test_as_many_passes_as_allowed() -> None:
 
 
 @in_loop
+async def test_items_of_several_sizes_fill_a_list_and_one_is_always_taken() -> None:
+    passes = Passes()
+    batcher: Batcher[int, int] = Batcher(passes, most=5, size=lambda item: item)
+    asked = [asyncio.create_task(batcher(i)) for i in (9, 2, 3, 1, 5)]
+    for _ in range(4):
+        await settle()
+        await passes.let_go()
+    assert passes.seen == [[9], [2, 3], [1], [5]]
+    assert await asyncio.gather(*asked) == [18, 4, 6, 2, 10]
+
+
+@in_loop
 async def test_who_left_is_not_worked_for() -> None:
     passes = Passes()
     batcher: Batcher[int, int] = Batcher(passes, most=8)
