@@ -98,8 +98,10 @@ class GroupedBatcher(Generic[Given, Made]):
         try:
             return await batcher(item)
         finally:
-            if batcher.idle and self._of.get(key) is batcher:
-                del self._of[key]
+            for done in [
+                name for name, one in self._of.items() if one.idle
+            ]:  # also of those whose last caller left before its end
+                del self._of[done]
 
     def __len__(self) -> int:
         """Keys that are being worked on."""

@@ -177,3 +177,24 @@ async def test_only_items_of_a_key_go_together() -> None:
     await settle()
     assert len(batcher) == 0  # idle keys are forgotten
     assert await batcher("tens", 4) == 40
+
+
+@in_loop
+async def test_a_key_whose_only_caller_has_left_is_forgotten_too() -> None:
+    gate = asyncio.Event()
+
+    async def run(key: Hashable, items: list[int]) -> list[int]:
+        if key == "slow":
+            await gate.wait()
+        return items
+
+    batcher: GroupedBatcher[int, int] = GroupedBatcher(run, most=8)
+    left = asyncio.create_task(batcher("slow", 1))
+    await settle()
+    left.cancel()
+    await settle()
+    assert len(batcher) == 1  # its pass still runs
+    gate.set()
+    await settle()
+    assert await batcher("other", 2) == 2
+    assert len(batcher) == 0
