@@ -8,6 +8,7 @@ Joins the cluster that RAY_ADDRESS names, else starts Ray on this machine. For a
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import sys
@@ -21,6 +22,7 @@ from fashion_dml.storage import Location, UserError
 from jobs.common import connect, console, main
 from serve.app import start
 from serve.live_index import read_version
+from serve.tuning import set_environment
 
 
 class ServeSettings(JobSettings):
@@ -42,6 +44,8 @@ def serve(settings: ServeSettings) -> None:
             ) from error
     index = index_root(Location.of(settings.workspace))
     read_version(index, require_current(index).version)  # says what is missing before Ray starts
+    if "RAY_ADDRESS" not in os.environ:
+        set_environment(s)
     connect()
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):

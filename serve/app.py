@@ -24,10 +24,11 @@ from serve.api import create_api
 from serve.auth import Tokens
 from serve.catalogue import LiveCatalogue
 from serve.encoder import EncoderDeployment
-from serve.encoding import EncoderHandle
+from serve.encoding import EncoderHandle, RemoteModels
 from serve.live_index import LiveIndex, read_version
 from serve.memory import give_back_large_blocks
-from serve.scaling import BACKPRESSURE, LOGGING, replica_options
+from serve.models import Models
+from serve.scaling import BACKPRESSURE, LOGGING, most, replica_options
 from serve.service import SearchService
 from serve.shards import ShardPool, shard_actors
 from serve.stack import operated
@@ -48,10 +49,14 @@ class ServiceSettings(JobSettings):
 class SearchDeployment:
     """The ingress. Its shard actors belong to it, so they come and go with it."""
 
-    def __init__(self, index: str, catalog: str, slots: int, settings: Serve, encoder: DeploymentHandle) -> None:
+    def __init__(self, index: str, catalog: str, slots: int, settings: Serve, encoder: DeploymentHandle | None) -> None:
         give_back_large_blocks()
         root, changes = Location.of(index), Location.of(catalog)
-        handle = EncoderHandle(encoder)
+        handle = EncoderHandle(
+            Models(index, require_current(root).model, settings)
+            if encoder is None
+            else RemoteModels(encoder, settings.encoder_batch, most(settings.encoder_replicas))
+        )
         catalogue = LiveCatalogue(changes, require_current(root), settings.catalog_poll_s)
         pool = ShardPool(slots, settings.shard_replicas, settings.hedge_s)
         self._versions = LiveIndex(
@@ -97,12 +102,16 @@ def build(args: dict[str, Any]) -> Application:
     index, catalog = index_root(workspace), str(workspace / CATALOG)
     manifest, _ = read_version(index, require_current(index).version)
     slots = settings.shard_actors or len(manifest.shards)
-    encoder = EncoderDeployment.options(  # type: ignore[attr-defined]
-        **replica_options(settings.encoder_replicas, settings.encoder_target or settings.encoder_batch, settings),
-        logging_config=LOGGING,
-        max_ongoing_requests=2 * settings.encoder_batch,  # one batch at work, one gathering
-        ray_actor_options={"num_cpus": settings.encoder_cpus, "num_gpus": settings.encoder_gpus},
-    ).bind(str(index), manifest.model, settings)
+    encoder = (
+        None
+        if settings.encoder == "ingress"
+        else EncoderDeployment.options(  # type: ignore[attr-defined]
+            **replica_options(settings.encoder_replicas, settings.encoder_target or settings.encoder_batch, settings),
+            logging_config=LOGGING,
+            max_ongoing_requests=2 * settings.encoder_batch,  # one batch at work, one gathering
+            ray_actor_options={"num_cpus": settings.encoder_cpus, "num_gpus": settings.encoder_gpus},
+        ).bind(str(index), manifest.model, settings)
+    )
     application: Application = SearchDeployment.options(  # type: ignore[attr-defined]
         **replica_options(settings.ingress_replicas, settings.ingress_target, settings),
         logging_config=LOGGING,

@@ -15,6 +15,7 @@ from fashion_dml.index.translate import Untranslated
 from fashion_dml.storage import UserError
 from serve.encoding import EncoderHandle, ModelInput
 from serve.errors import Refusal
+from serve.gather import Gathered
 from serve.replies import Describer
 from serve.schema import Options
 from serve.shards import Answers, Layout, ShardPool
@@ -47,6 +48,16 @@ class Generation:
                 return await self.pool.ask(self.layout, method, *args, deadline=deadline)
             except Untranslated as error:
                 await self.translator.translate(self.manifest, self.model, error.commit, deadline)
+
+    @cached_property
+    def _gathered(self) -> Gathered:
+        return Gathered(self.ask)
+
+    async def find(
+        self, vectors: np.ndarray, k: int, where: Filter, group_by_product: bool, at: int, *, deadline: float
+    ) -> Answers:
+        """The neighbours of the queries, float32 [Q, D], as the shards' `find` gives them; alike searches share a call."""
+        return await self._gathered.find(vectors, k, where, group_by_product, at, deadline=deadline)
 
     async def embed(self, image: np.ndarray, deadline: float) -> np.ndarray:
         """uint8 [H, W, 3] to a unit vector, float32 [D]. Raises Refusal."""

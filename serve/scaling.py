@@ -19,6 +19,11 @@ def fewest(replicas: int | tuple[int, int]) -> int:
     return replicas if isinstance(replicas, int) else replicas[0]
 
 
+def most(replicas: int | tuple[int, int]) -> int:
+    """Replicas that there may be."""
+    return replicas if isinstance(replicas, int) else replicas[1]
+
+
 def replica_options(replicas: int | tuple[int, int], target: float, settings: Serve) -> dict[str, Any]:
     """Options of a deployment: a number of replicas, or as many as keep each near `target` requests at work or waiting."""
     if isinstance(replicas, int):

@@ -58,7 +58,7 @@ class SearchService:
         vectors = np.stack([query_vector(one, given, vector) for one, vector in zip(asked, own, strict=True)])
         begun = time.perf_counter()
         grouped, depth = options.group_by == "product", paging.depth(options, max(len(one.left_out) for one in asked))
-        answers = await live.ask("find", vectors, depth, where, grouped, at, deadline=deadline)
+        answers = await live.find(vectors, depth, where, grouped, at, deadline=deadline)
         self._check_coverage(answers, options.min_coverage)
         rankings = [
             merge(parts, depth, group_by_product=grouped) for parts in zip(*(f for ((f, _),) in answers.given), strict=True)

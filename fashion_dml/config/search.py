@@ -91,6 +91,10 @@ class Serve(Section):
 
     host: str = Field("127.0.0.1", description="address the HTTP proxy listens on; 0.0.0.0: all")
     port: Annotated[int, Field(ge=0, le=65535)] = Field(8000, description="port the HTTP proxy listens on")
+    proxy: Literal["haproxy", "python"] = Field(
+        "haproxy",
+        description="what takes the requests in where jobs.serve starts Ray: HAProxy (where it is installed), or Ray's own",
+    )
     shard_replicas: Annotated[int, Field(ge=1, le=16)] = Field(
         2, description="actors that hold each index shard; 2 or more survive a death"
     )
@@ -107,6 +111,9 @@ class Serve(Section):
         1, description="replicas that decode images and merge answers; [2, 16]: as many of 2 to 16 as the load needs"
     )
     ingress_cpus: Annotated[float, Field(ge=0)] = Field(0.4, description="CPUs an ingress replica asks for")
+    encoder: Literal["ingress", "deployment"] = Field(
+        "ingress", description="where the model is: in the ingress replicas, or in replicas of its own, as a GPU's must be"
+    )
     encoder_replicas: Replicas = Field(1, description="replicas that hold the model; [1, 4]: as many as the load needs")
     encoder_cpus: Annotated[float, Field(ge=0)] = Field(0.4, description="CPUs an encoder replica asks for")
     encoder_gpus: Annotated[float, Field(ge=0)] = Field(
@@ -114,7 +121,6 @@ class Serve(Section):
     )
     encoder_threads: Positive = Field(1, description="torch threads of an encoder replica")
     encoder_batch: Positive = Field(32, description="most images of one forward pass")
-    encoder_wait_ms: Annotated[float, Field(ge=0)] = Field(2, description="milliseconds a batch waits for more images")
     deadline_s: Annotated[float, Field(gt=0)] = Field(
         10, description="seconds after which a request is answered with what is there"
     )
@@ -154,6 +160,12 @@ class Serve(Section):
     watch_s: Annotated[float, Field(gt=0)] = Field(
         10, description="seconds between an ingress replica's looks whether all answer, for the metrics"
     )
+
+    @model_validator(mode="after")
+    def _gpu(self) -> Serve:
+        if self.encoder == "ingress" and self.encoder_gpus > 0:
+            raise ValueError("encoder_gpus are for an encoder of its own; set encoder = deployment")
+        return self
 
     @model_validator(mode="after")
     def _scaling(self) -> Serve:

@@ -10,6 +10,7 @@ import torch
 
 from fashion_dml.data.decode import decode
 from fashion_dml.evaluation.color_histogram import color_histogram
+from fashion_dml.inference.runtime import Runtime, forward_of
 from fashion_dml.models.store import load_model
 from fashion_dml.storage import Location, read_manifest
 
@@ -19,13 +20,14 @@ HISTOGRAM = "color-histogram"
 class Encoder:
     """A model ready for inference: a model directory, `timm:NAME` (pooled ImageNet features) or `color-histogram`.
 
-    `height` and `width` are for models that bring no input size of their own.
+    `height` and `width` are for models that bring no input size of their own; `runtime` runs the forward pass.
     Attributes: dim (D), height and width of the input in pixels, sha256 (the model's version).
     """
 
     def __init__(
-        self, model: str | Location, *, device: str = "cpu", threads: int = 0, height: int = 128, width: int = 96
-    ) -> None:
+        self, model: str | Location, *, device: str = "cpu", threads: int = 0, height: int = 128, width: int = 96,
+        runtime: Runtime = "auto",
+    ) -> None:  # fmt: skip
         if threads:
             torch.set_num_threads(threads)
         self.device = torch.device(device)
@@ -36,7 +38,8 @@ class Encoder:
             return
         loaded = load_model(model, height=height, width=width)
         self.sha256, self.dim, self.height, self.width = loaded.sha256, loaded.dim, loaded.height, loaded.width
-        self._module = loaded.module.to(self.device).to(memory_format=torch.channels_last).eval()
+        self._module = loaded.module.eval()
+        self._forward = forward_of(self._module, self.device, runtime, threads)
 
     def size(self) -> tuple[int, int]:
         """(parameters, bytes of weights and buffers)."""
@@ -49,17 +52,14 @@ class Encoder:
         """Encoded image bytes to this model's input, uint8 [H, W, 3]. Raises UnreadableImage."""
         return decode(data, self.height, self.width)
 
-    @torch.inference_mode()
     def embed(self, pixels: np.ndarray, *, mirror: bool = False) -> np.ndarray:
         """uint8 [B, H, W, 3] to unit embeddings, float32 [B, D]; mirror: the mean of each image's and its mirror image's."""
         if self._module is None:
             return color_histogram(pixels)  # the same of a mirror image
-        images = torch.from_numpy(pixels).to(self.device).permute(0, 3, 1, 2)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
-            found = self._module(images).float()
-            if mirror:
-                found += self._module(images.flip(3)).float()
-        return np.ascontiguousarray(torch.nn.functional.normalize(found, dim=1).cpu().numpy())
+        found = self._forward(pixels)
+        if mirror:
+            found = found + self._forward(np.ascontiguousarray(pixels[:, :, ::-1]))
+        return np.ascontiguousarray(found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-12), np.float32)
 
     def encode(self, images: list[bytes], *, mirror: bool = False) -> np.ndarray:
         """Encoded images to unit embeddings as `embed`, float32 [B, D]. Raises UnreadableImage."""

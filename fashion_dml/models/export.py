@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -72,6 +75,27 @@ def onnx_bytes(embedder: Embedder) -> bytes:
     )  # fmt: skip
     assert program is not None
     return bytes(program.model_proto.SerializeToString())
+
+
+def serving_graph(embedder: Embedder) -> bytes:
+    """As `onnx_bytes`, for a process that runs it at once: in a tenth of the time, and without onnxscript.
+
+    Raises UserError for a trunk that can't be written so.
+    """
+    images = torch.zeros(2, embedder.height, embedder.width, 3, dtype=torch.uint8)
+    written = io.BytesIO()
+    # torch recommends the other exporter, which takes ten times as long; a failure prints the whole graph
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        try:
+            torch.onnx.export(
+                _Served(embedder).eval(), (images,), written,  # type: ignore[arg-type]  # it writes into files that are open, too
+                input_names=["images"], output_names=["embeddings"],
+                dynamic_axes={"images": {0: "batch"}, "embeddings": {0: "batch"}}, dynamo=False, verbose=False,
+            )  # fmt: skip
+        except Exception as error:  # what a tracer raises is of any class
+            raise UserError(f"this model has no ONNX form ({type(error).__name__}).") from error
+    return written.getvalue()
 
 
 def model_card(
