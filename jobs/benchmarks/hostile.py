@@ -40,7 +40,7 @@ def wrong(case: Hostile, reply: Reply, sent: bytes = b"") -> str:
     if not found or case.method == "HEAD":
         return ""
     error = json.loads(text)["error"]
-    whole = set(error) <= {"code", "message", "limit"} and error["message"].endswith(".")
+    whole = set(error) <= {"code", "message", "limit", "request_id"} and error["message"].endswith(".")
     return "" if whole else f"the refusal has another shape: {text[:200]}"
 
 

@@ -67,7 +67,8 @@ RAW = {
     "not json": (b"{", "bad_json"),
     "nan": (json.dumps({"vector": [float("nan")] * 32}).encode(), "bad_vector"),
     "infinity": (b'{"vector": [' + b", ".join([b"1e999"] * 32) + b"]}", "bad_vector"),
-    "deep": (b'{"vector": ' + b"[" * 50_000 + b"]" * 50_000 + b"}", "bad_json"),
+    "deep": (b'{"vector": ' + b"[" * 10_000 + b"]" * 10_000 + b"}", "bad_json"),
+    "deeper": (b'{"vector": ' + b"[" * 50_000 + b"]" * 50_000 + b"}", "too_many_values"),
     "not utf-8": (b'{"item_id": "\xff"}', "bad_json"),
 }
 IMAGES = {
