@@ -70,7 +70,7 @@ def running(root: str) -> Iterator[Service]:
             port = probe.getsockname()[1]
         serve.start(proxy_location="HeadOnly", http_options={"host": "127.0.0.1", "port": port})
         url = start({
-            "workspace": root, "port": port, "ingress_replicas": 2, "encoder_replicas": 2, "ingress_cpus": 0.5, "encoder_cpus": 0.5,
+            "workspace": root, "port": port, "ingress_replicas": 2, "encoder": "deployment", "encoder_replicas": 2, "ingress_cpus": 0.5, "encoder_cpus": 0.5,
             "deadline_s": DEADLINE_S,
         })  # fmt: skip
         wait(lambda: ready(url))

@@ -63,7 +63,7 @@ def swapped(address: str, settings: BuildIndexSettings, photos: list[Photo], tmp
         index = settings.index.model_copy(update={"shards": shards, "keep_versions": 9})
         made.append(load(root, build(settings.model_copy(update={"workspace": home, "index": index}))["version"]))
     app = application({"workspace": home, "shard_replicas": 1, "ingress_replicas": 2, "index_poll_s": 0.2, "ingress_cpus": 0.1,
-                       "encoder_cpus": 0.1, "shard_cpus": 0.05})  # fmt: skip
+                       "encoder": "deployment", "encoder_cpus": 0.1, "shard_cpus": 0.05})  # fmt: skip
     serve.run(app, name="swapped", route_prefix="/swapped")
     with httpx.Client(base_url=f"{address}/swapped", timeout=60) as client:
         until(lambda: client.get("/readyz").status_code == 200)
