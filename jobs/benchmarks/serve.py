@@ -114,8 +114,14 @@ def measure(port: int, made: Made, processes: Limits) -> tuple[list[Row], dict[s
     for turn in range(TURNS):
         for step in steps[:: -1 if turn % 2 else 1]:  # the machine's own drift falls on all
             step()
-    told = {name: [_told(value) for value in values] for name, values in found.items() if name != "alone"}
-    return rows_of(found), told
+    told: dict[str, Any] = {name: [_told(value) for value in values] for name, values in found.items() if name != "alone"}
+    return rows_of(found), told | {"stages_ms": stages(port, photos)}
+
+
+def stages(port: int, asks: list[Ask]) -> dict[str, float]:
+    """Medians of what the replies say of their own time, one request at a time."""
+    told = [reply["milliseconds"] for ask in asks if (reply := answers(port, ask))]
+    return {name: statistics.median(one[name] for one in told) for name in told[0]}
 
 
 def _told(value: Any) -> Any:
