@@ -91,16 +91,19 @@ def wait(true: Callable[[], Any], seconds: float = 180.0) -> None:
 
 
 def kill(service: Service, kind: str, rng: random.Random) -> Callable[[], bool]:
-    """End one process of this kind; returns what tells whether there are as many of them again."""
+    """End one process of this kind; returns what tells whether there are as many of all kinds again."""
+
+    def count() -> dict[str, int]:
+        return {title: len(processes(service.roots, title)) for title in KINDS.values() if title}
+
+    before = count()
     if kind == "raylet":
         workers = [n for n in service.cluster.list_all_nodes() if n is not service.cluster.head_node]
         service.cluster.remove_node(workers[0], allow_graceful=False)
         service.cluster.add_node(num_cpus=3)  # as an autoscaler would
-        return lambda: True
-    there = processes(service.roots, KINDS[kind])
-    victim = rng.choice(there)
-    os.kill(victim.pid, signal.SIGKILL)
-    return lambda: len(processes(service.roots, KINDS[kind])) >= len(there)
+    else:
+        os.kill(rng.choice(processes(service.roots, KINDS[kind])).pid, signal.SIGKILL)
+    return lambda: all(now >= before[title] for title, now in count().items())
 
 
 def drill(service: Service, kind: str, rng: random.Random) -> dict[str, Any]:
