@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 
+import numpy as np
 import pytest
 
 from jobs.benchmarks.load import Ask, Seen, load, run
@@ -100,4 +102,5 @@ def test_bodies_are_what_the_service_reads() -> None:
     assert b'name="image"; filename=' in ask.body
     assert ask.content_type.endswith(ask.body[2:].split(b"\r\n")[0].decode())
     asked = json.loads(batch_ask().body)
-    assert [len(q["vector"]) for q in asked["queries"]] == [128] * 32
+    vectors = np.frombuffer(base64.b64decode(asked["vectors_base64"]), "<f4").reshape(32, 128)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
