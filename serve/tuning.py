@@ -17,6 +17,10 @@ ONE_LOOP = {
     "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "1000",  # lines of the access log written together
     "RAY_SERVE_LOG_TO_STDERR": "0",
 }
+NOTICED = {  # deaths are, after three checks
+    "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "2",
+    "RAY_SERVE_DEPLOYMENT_ACTOR_HEALTH_CHECK_PERIOD_S": "1",
+}
 
 
 def haproxy_binary() -> str | None:
@@ -62,7 +66,7 @@ exec {shlex.quote(binary)} "$first" "$second" "$config" "$@"
 
 def set_environment(settings: Serve) -> None:
     """For a Ray that this process is about to start; what is set already stays."""
-    wanted = dict(ONE_LOOP)
+    wanted = ONE_LOOP | NOTICED
     if settings.proxy == "haproxy" and (binary := haproxy_binary()) is not None:
         home = tempfile.mkdtemp(prefix="fashion-dml-")  # made for this user alone
         atexit.register(shutil.rmtree, home, ignore_errors=True)

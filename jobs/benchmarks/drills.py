@@ -21,24 +21,25 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
-
-os.environ.setdefault("RAY_SERVE_DEPLOYMENT_ACTOR_HEALTH_CHECK_PERIOD_S", "1")  # before Ray: its processes inherit it
+from typing import Any, Literal
 
 import ray
 from ray import serve
 from ray.cluster_utils import Cluster
 
+from fashion_dml.config import Serve
 from fashion_dml.index.manifest import index_root, require_current
 from fashion_dml.storage import Location
 from jobs.benchmarks.serve_load import Load, post, processes, ready, small_workspace
 from serve.app import start
+from serve.tuning import set_environment
 
 DEADLINE_S, SLACK_S = 10.0, 5.0  # of the service; of a busy machine, on top
 KINDS = {
     "shard": "ray::ShardActor", "encoder": "ray::ServeReplica:search:encoder", "ingress": "ray::ServeReplica:search:search",
     "proxy": "ray::ProxyActor", "raylet": "",
 }  # fmt: skip
+HAPROXY = {**KINDS, "proxy": "haproxy"}
 SPARED = ("shard",)  # with two replicas, nobody may notice their death
 QUIET_REPLIES = 20  # answered well in a row: it is over
 
@@ -51,6 +52,7 @@ class Service:
     cluster: Cluster
     photos: list[bytes]
     rows: tuple[int, ...]
+    titles: dict[str, str]  # of each kind's processes
 
     @property
     def roots(self) -> list[int]:
@@ -58,8 +60,9 @@ class Service:
 
 
 @contextlib.contextmanager
-def running(root: str) -> Iterator[Service]:
+def running(root: str, proxy: Literal["haproxy", "python"]) -> Iterator[Service]:
     """The service, and all of it down again at the end."""
+    set_environment(Serve(proxy=proxy))  # before Ray: its processes inherit it
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 3, "include_dashboard": False})
     try:
         cluster.add_node(num_cpus=3)
@@ -74,7 +77,8 @@ def running(root: str) -> Iterator[Service]:
             "deadline_s": DEADLINE_S,
         })  # fmt: skip
         wait(lambda: ready(url))
-        yield Service(url, cluster, photos, require_current(index_root(Location.of(root))).shards)
+        titles = HAPROXY if os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") == "1" else KINDS
+        yield Service(url, cluster, photos, require_current(index_root(Location.of(root))).shards, titles)
         serve.shutdown()
     finally:
         ray.shutdown()
@@ -94,7 +98,7 @@ def kill(service: Service, kind: str, rng: random.Random) -> Callable[[], bool]:
     """End one process of this kind; returns what tells whether there are as many of all kinds again."""
 
     def count() -> dict[str, int]:
-        return {title: len(processes(service.roots, title)) for title in KINDS.values() if title}
+        return {title: len(processes(service.roots, title)) for title in service.titles.values() if title}
 
     before = count()
     if kind == "raylet":
@@ -102,7 +106,7 @@ def kill(service: Service, kind: str, rng: random.Random) -> Callable[[], bool]:
         service.cluster.remove_node(workers[0], allow_graceful=False)
         service.cluster.add_node(num_cpus=3)  # as an autoscaler would
     else:
-        os.kill(rng.choice(processes(service.roots, KINDS[kind])).pid, signal.SIGKILL)
+        os.kill(rng.choice(processes(service.roots, service.titles[kind])).pid, signal.SIGKILL)
     return lambda: all(now >= before[title] for title, now in count().items())
 
 
@@ -149,10 +153,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--times", type=int, default=5, help="how often each kind is killed")
     parser.add_argument("--kinds", nargs="+", choices=tuple(KINDS), default=tuple(KINDS), help="what is killed")
+    parser.add_argument("--proxy", choices=("haproxy", "python"), default="haproxy", help="what takes the requests in")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     rng, bad = random.Random(args.seed), 0
-    with tempfile.TemporaryDirectory(prefix="fashion-dml-drills-") as root, running(root) as service:
+    with tempfile.TemporaryDirectory(prefix="fashion-dml-drills-") as root, running(root, args.proxy) as service:
         for kind in args.kinds:
             for _ in range(args.times):
                 found = drill(service, kind, rng)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import itertools
 import json
+import os
 import threading
 import time
 import urllib.error
@@ -128,11 +129,12 @@ class Load:
 
 
 def processes(roots: list[int], title: str) -> list[psutil.Process]:
-    """Processes below these pids whose title begins so."""
+    """Processes below these pids whose title begins so, or whose program has this name."""
     found = []
     for process in _below(roots):
         try:
-            if "".join(process.cmdline()[:1]).startswith(title):
+            name = "".join(process.cmdline()[:1])
+            if name.startswith(title) or os.path.basename(name) == title:
                 found.append(process)
         except (psutil.NoSuchProcess, psutil.ZombieProcess):
             continue

@@ -20,7 +20,7 @@ import psutil
 from jobs.benchmarks.drills import DEADLINE_S, SLACK_S, running
 from jobs.benchmarks.serve_load import Load, processes
 
-TITLES = ("ray::Serve", "ray::ShardActor", "ray::ProxyActor")
+TITLES = ("ray::Serve", "ray::ShardActor", "ray::ProxyActor", "ray::HAProxyManager", "haproxy")
 MOST_MB_PER_MIN = 1.0
 MB = 1 << 20
 
@@ -39,8 +39,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=10.0, help="of measurement")
     parser.add_argument("--warm-up", type=float, default=2.0, help="minutes of load before it")
+    parser.add_argument("--proxy", choices=("haproxy", "python"), default="haproxy", help="what takes the requests in")
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="fashion-dml-soak-") as root, running(root) as service:
+    with tempfile.TemporaryDirectory(prefix="fashion-dml-soak-") as root, running(root, args.proxy) as service:
         samples: dict[str, list[tuple[float, int]]] = {}
         with Load(service.url, service.photos, service.rows, timeout_s=DEADLINE_S + SLACK_S) as load:
             time.sleep(args.warm_up * 60)
