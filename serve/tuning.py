@@ -6,10 +6,12 @@ import atexit
 import os
 import shlex
 import shutil
+import socket
 import tempfile
 from pathlib import Path
 
 from fashion_dml.config import Serve
+from fashion_dml.storage import UserError
 
 ONE_LOOP = {
     "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",  # the service's own code awaits, and computes in threads
@@ -45,8 +47,21 @@ def haproxy_environment(home: Path, binary: str) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(home / "haproxy.cfg"), "RAY_SERVE_HAPROXY_SOCKET_PATH": str(home / "admin.sock"),
         "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(home), "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(home / "server-state"),
         "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(home / "metrics.sock"),
+        "RAY_SERVE_HAPROXY_METRICS_PORT": str(_free(9101)), "RAY_SERVE_HAPROXY_STATS_PORT": str(_free(8404)),
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",  # one machine: its only proxy hears of a leaving replica at once
     }  # fmt: skip
+
+
+def _free(usual: int) -> int:
+    """Ray's usual port, or any where another service on this machine has it: HAProxy doesn't start without its pages of figures."""
+    for port in (usual, 0):
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return int(probe.getsockname()[1])
+    raise UserError("There is no free port on 127.0.0.1 for HAProxy; use serve.proxy = python.")
 
 
 def _wrapper(home: Path, binary: str) -> Path:

@@ -67,6 +67,21 @@ def test_haproxys_files_are_this_users_alone(environment: dict[str, str]) -> Non
     assert all(Path(place).is_relative_to(home) for place in places)
 
 
+def test_figures_move_where_their_usual_ports_are_taken(environment: dict[str, str]) -> None:
+    names = ("RAY_SERVE_HAPROXY_STATS_PORT", "RAY_SERVE_HAPROXY_METRICS_PORT")
+    tuning.set_environment(Serve())
+    first = [int(environment.pop(name)) for name in names]
+    held = [socket.create_server(("127.0.0.1", port)) for port in first]
+    try:
+        tuning.set_environment(Serve())
+        second = [int(environment[name]) for name in names]
+    finally:
+        for one in held:
+            one.close()
+    assert not set(first) & set(second)
+    assert all(port > 0 for port in second)
+
+
 def listening() -> dict[int, set[str]]:
     """Port -> the IPv4 and IPv6 addresses, as the kernel writes them, that someone listens on."""
     found: dict[int, set[str]] = {}
