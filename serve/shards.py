@@ -8,9 +8,10 @@ it is resolved again when that process has died.
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
+import random
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -83,7 +84,10 @@ class ShardPool:
         self.slots, self._replicas, self._hedge_s = slots, replicas, hedge_s
         self._handles: dict[str, ActorHandle] = {}
         self._failed: dict[str, float] = {}
-        self._turn = itertools.count()
+        self._asked: Counter[str] = Counter()  # calls under way
+        self._first = random.randrange(
+            replicas
+        )  # others than other ingress replicas', where there is nothing else to choose by
 
     async def prepare(self, layout: Layout) -> None:
         """Have every replica open a version. Raises UserError unless at least one of each slot does; the others open it when asked."""
@@ -112,16 +116,21 @@ class ShardPool:
 
         Answers are wrapped, (answer,), so that None from an actor differs from no answer. Raises Untranslated.
         """
-        turn, slots = next(self._turn), range(len(layout.rows))
+        slots = range(len(layout.rows))
         call = (layout.version, method, *args)
-        found = await asyncio.gather(*(self._ask(slot, turn, call, deadline) for slot in slots))
+        found = await asyncio.gather(*(self._ask(slot, call, deadline) for slot in slots))
         total = sum(layout.rows)
         reached = sum(rows for rows, answer in zip(layout.rows, found, strict=True) if answer is not None)
         return Answers(found, reached / total if total else float(None not in found))
 
-    async def _ask(self, slot: int, turn: int, call: tuple[Any, ...], deadline: float) -> tuple[Any] | None:
-        names = [actor_name(slot, (turn + i) % self._replicas) for i in range(self._replicas)]
-        names.sort(key=lambda name: time.monotonic() - self._failed.get(name, -AVOID_SECONDS) < AVOID_SECONDS)
+    def _order(self, slot: int) -> list[str]:
+        """The slot's replicas: one that has just failed last, then by calls under way, so that one that is idle stays warm."""
+        names = [actor_name(slot, (self._first + i) % self._replicas) for i in range(self._replicas)]
+        now = time.monotonic()
+        return sorted(names, key=lambda name: (now - self._failed.get(name, -AVOID_SECONDS) < AVOID_SECONDS, self._asked[name]))
+
+    async def _ask(self, slot: int, call: tuple[Any, ...], deadline: float) -> tuple[Any] | None:
+        names = self._order(slot)
         pending: set[asyncio.Task[tuple[Any]]] = set()
         try:
             while names or pending:
@@ -145,6 +154,13 @@ class ShardPool:
                 task.cancel()
 
     async def _call(self, name: str, call: tuple[Any, ...]) -> tuple[Any]:
+        self._asked[name] += 1
+        try:
+            return await self._answered(name, call)
+        finally:
+            self._asked[name] -= 1
+
+    async def _answered(self, name: str, call: tuple[Any, ...]) -> tuple[Any]:
         cached = self._handles.get(name)
         for handle in (cached, None) if cached else (None,):  # a dead handle is resolved anew once: the actor may be back
             try:
