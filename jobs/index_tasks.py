@@ -5,6 +5,7 @@ Each leaves a receipt in the version that is being built, so that an interrupted
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import tempfile
@@ -20,6 +21,7 @@ import pyarrow.parquet as pq
 import ray
 
 from fashion_dml.config import Index
+from fashion_dml.data.decode import UnreadableImage
 from fashion_dml.data.schema import Part
 from fashion_dml.data.thumbnail import thumbnail
 from fashion_dml.index import manifest as versions
@@ -189,10 +191,13 @@ def translate_task(catalog: str, upto: int, model_dir: str, model: str) -> dict[
             from fashion_dml.inference.encode import Encoder  # torch: only where there is something to embed
 
             encoder = Encoder(model_dir)
-        shown = [i for i, thumbnail in enumerate(others["thumbnail"].to_pylist()) if thumbnail]
-        vectors = np.full((others.num_rows, encoder.dim), np.nan, np.float32)
+        drawn: dict[int, np.ndarray] = {}
+        for row, picture in enumerate(others["thumbnail"].to_pylist()):
+            with contextlib.suppress(UnreadableImage):  # as without a picture
+                drawn[row] = encoder.pixels(picture)
+        vectors, shown = np.full((others.num_rows, encoder.dim), np.nan, np.float32), [*drawn]
         for block in (shown[i : i + PICTURES] for i in range(0, len(shown), PICTURES)):
-            vectors[block] = encoder.encode(others["thumbnail"].take(block).to_pylist())
+            vectors[block] = encoder.embed(np.stack([drawn[row] for row in block]))
         keep(log.location, model, commit, others, vectors)
         pictures += len(shown)
     hidden: set[str] = set()

@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from fashion_dml.config import Serve
-from fashion_dml.index.manifest import MADE_BY, IndexManifest, activate, load, model_dir, require_current, versions
+from fashion_dml.index.manifest import MADE_BY, IndexManifest, activate, current, load, model_dir, require_current, versions
 from fashion_dml.storage import Location, UserError, require_manifest
 from serve.catalogue import LiveCatalogue
 from serve.encoding import EncoderHandle, ModelInput
@@ -37,6 +37,14 @@ def read_version(index: Location, version: str) -> tuple[IndexManifest, ModelInp
     require_manifest(directory, made_by=MADE_BY)
     config = (directory / "config.json").read_json()
     return manifest, ModelInput(int(config["height"]), int(config["width"]))
+
+
+def _named(index: Location) -> str:
+    """The version that CURRENT names. Raises UserError where it is gone."""
+    name = current(index)
+    if name is None:
+        raise UserError(f"{index} names no live version any more; make one so by `{MADE_BY} --live VERSION`.")
+    return name
 
 
 class LiveIndex:
@@ -67,7 +75,7 @@ class LiveIndex:
     async def look(self) -> None:
         """Change to the version that should be live, if another one is. Raises UserError, Refusal; then nothing has changed."""
         async with self._changing:
-            version = self._pinned or (await asyncio.to_thread(require_current, self._index)).version
+            version = self._pinned or await asyncio.to_thread(_named, self._index)
             try:
                 if version != self.live.manifest.version:
                     coming = await self._prepared(version)

@@ -61,7 +61,11 @@ class Translator:
 
         async def one(row: int, picture: bytes) -> None:
             async with gate:
-                image = await asyncio.to_thread(pixels, picture, None, model.height, model.width)
+                try:
+                    image = await asyncio.to_thread(pixels, picture, None, model.height, model.width)
+                except Refusal as refusal:  # as without a picture
+                    logger.error("the picture of the item %s can't be embedded: %s", others["item_id"][row], refusal.message)
+                    return
                 vectors[row] = await self._encoder.embed(manifest.model, image, time.monotonic() + EACH_S)
 
         pictures = enumerate(others["thumbnail"].to_pylist())
