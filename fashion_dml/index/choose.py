@@ -32,6 +32,7 @@ TUNED_QUERIES = 500  # an effort is searched by every query from then on, so tha
 SPARE = 0.1  # of the misses that are allowed: what these queries may be easier than others
 MOST_SAME = 64  # images of a query's product that don't count: more are searched for like others
 FINENESS = 4  # efforts measured from one to twice as much
+HALVED = 3  # times that the step below the effort that a shard is given is halved
 EXACT_PREFERRED = 1.1  # an approximate index that isn't faster by more isn't worth its recall
 BYTES = {"fp32": 4, "fp16": 2, "int8": 1}
 
@@ -157,17 +158,37 @@ def curve(
     for count in (c for c in rescored if c <= max(store.rows, AT + MARGIN)):
         best: list[float] = []
         for probes in _rising(1 if candidates.kind != "hnsw" else 16, most):
-            effort = Effort(probes, count)
-
-            def near(q: np.ndarray, effort: Effort = effort) -> np.ndarray:
-                return candidates.nearest(q, effort.candidates, effort)
-
-            found, seconds = _answers(near, store, queries, but)
-            hits = np.mean([len(set(a) & set(b)) / max(1, len(set(b) - {-1})) for a, b in zip(found, truth, strict=True)])
-            yield Point(candidates.kind, effort, float(hits), 1000 * seconds)
-            best.append(max([*best[-1:], float(hits)]))
+            point = _measured(store, candidates, Effort(probes, count), queries, truth, but)
+            yield point
+            hits = point.recall
+            best.append(max([*best[-1:], hits]))
             if hits >= 0.999 or (hits > 0.9 and best[-1] == best[-1 - FINENESS :][0] and len(best) > FINENESS):
                 break
+
+
+def _measured(
+    store: Store, candidates: Candidates, effort: Effort, queries: np.ndarray, truth: np.ndarray, but: np.ndarray | None
+) -> Point:
+    """Recall and latency of one effort."""
+    found, seconds = _answers(lambda q: candidates.nearest(q, effort.candidates, effort), store, queries, but)
+    hits = np.mean([len(set(a) & set(b)) / max(1, len(set(b) - {-1})) for a, b in zip(found, truth, strict=True)])
+    return Point(candidates.kind, effort, float(hits), 1000 * seconds)
+
+
+def _narrowed(points: Sequence[Point], point: Point, recall: float, measure: Callable[[Effort], Point]) -> Iterator[Point]:
+    """Between the point and the next smaller effort, halved some times: what the steps of the curve leave out."""
+    assert point.effort is not None
+    high, count = point.effort.probes, point.effort.candidates
+    low = max(
+        (p.effort.probes for p in points if p.effort and p.effort.candidates == count and p.effort.probes < high), default=high
+    )
+    for _ in range(HALVED):
+        middle = (low + high) // 2
+        if not low < middle < high:
+            return
+        tried = measure(Effort(middle, count))
+        yield tried
+        low, high = (low, middle) if tried.recall >= recall else (middle, high)
 
 
 def _rising(first: int, last: int) -> Iterator[int]:
@@ -219,7 +240,19 @@ def tune(
     for i, found in enumerate(same):
         but[i, : len(found)] = found
     asked = np.ascontiguousarray(store.vectors(rows))
-    points = list(curve(store, candidates, asked, exact(store, asked, but), but))
-    point = cheapest(points, recall + SPARE * (1 - recall))
+    truth = exact(store, asked, but)
+    points = list(curve(store, candidates, asked, truth, but))
+    goal = recall + SPARE * (1 - recall)
+    point = cheapest(points, goal)
+    if point.recall >= goal:  # the smaller the effort the faster, whatever the milliseconds of this moment say
+        narrowed = _narrowed(points, point, goal, lambda effort: _measured(store, candidates, effort, asked, truth, but))
+        nearer = [p for p in narrowed if p.recall >= goal]
+        points += nearer
+        point = nearer[-1] if nearer else point
     assert point.effort is not None
-    return point.effort, point.recall, points
+    return point.effort, point.recall, sorted(points, key=_order)
+
+
+def _order(point: Point) -> tuple[int, int]:
+    assert point.effort is not None
+    return point.effort.candidates, point.effort.probes

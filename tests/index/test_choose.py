@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fashion_dml.index.candidates import Candidates
-from fashion_dml.index.choose import AT, Point, cheapest, choose, exact, resident_bytes, tune
+from fashion_dml.index.choose import AT, Point, _narrowed, cheapest, choose, exact, resident_bytes, tune
 from fashion_dml.index.fill import filled
 from fashion_dml.index.manifest import Effort
 from fashion_dml.index.store import Store
@@ -94,6 +94,16 @@ def test_a_product_is_not_found_by_itself(sample: np.ndarray):
         np.tile(sample[:20], (50, 1)), np.tile(np.arange(20), 50), store="fp32", rows=10**6, memory_bytes=1 << 30, recall=0.9
     )
     assert few.kind == "flat"
+
+
+def test_the_step_below_an_effort_is_halved_until_the_least_that_is_enough():
+    def measured(effort: Effort) -> Point:
+        return Point("ivf", effort, effort.probes / 100, 1.0)
+
+    points = [measured(Effort(probes, 18)) for probes in (40, 64, 128)] + [measured(Effort(100, 50))]
+    tried = [p.effort.probes for p in _narrowed(points, points[2], 0.8, measured)]
+    assert tried == [96, 80, 72]
+    assert [p.effort.probes for p in _narrowed(points[:1], points[0], 0.3, measured)] == []  # none below
 
 
 def test_cheapest():
