@@ -13,7 +13,7 @@ from serve_helpers import until
 
 from serve.app import build
 
-pytestmark = pytest.mark.serve
+pytestmark = [pytest.mark.serve, pytest.mark.slow]  # a service of its own; the limits themselves: test_rate.py
 BODY = {"vector": [1.0] + [0.0] * 31}
 
 
