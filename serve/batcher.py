@@ -9,6 +9,8 @@ import asyncio
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 from typing import Any, Generic, TypeVar
 
+from serve.background import detached
+
 Given = TypeVar("Given")
 Made = TypeVar("Made")
 
@@ -35,7 +37,7 @@ class Batcher(Generic[Given, Made]):
         self._waiting.append((item, done))
         if self._running < self._passes:
             self._running += 1
-            task = asyncio.create_task(self._work())
+            task = detached(self._work())
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
         return await done
@@ -65,7 +67,12 @@ class Batcher(Generic[Given, Made]):
                 made = await self._run([item for item, _ in batch])
                 if len(made) != len(batch):
                     raise RuntimeError(f"{len(made)} answers to {len(batch)} items")
-            except Exception as error:
+            except (
+                Exception,
+                asyncio.CancelledError,
+            ) as error:  # a call may be cancelled from afar: those who wait must hear of it
+                if isinstance(error, asyncio.CancelledError):
+                    error = RuntimeError("the call was cancelled")
                 for _, done in batch:
                     if not done.done():
                         done.set_exception(error)

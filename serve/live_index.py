@@ -16,6 +16,7 @@ from typing import Any
 from fashion_dml.config import Serve
 from fashion_dml.index.manifest import MADE_BY, IndexManifest, activate, current, load, model_dir, require_current, versions
 from fashion_dml.storage import Location, UserError, require_manifest
+from serve.background import detached
 from serve.catalogue import LiveCatalogue
 from serve.encoding import EncoderHandle, ModelInput
 from serve.errors import RETRY_AFTER_S, Refusal
@@ -126,7 +127,7 @@ class LiveIndex:
             raise Refusal(404, "unknown_version", message)
         task = self._activating.get(version)
         if task is None or task.done():
-            task = self._activating[version] = asyncio.create_task(self._activate(version))
+            task = self._activating[version] = detached(self._activate(version))
         try:
             async with asyncio.timeout(WAITED * self._deadline_s):
                 await asyncio.shield(task)

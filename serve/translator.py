@@ -13,6 +13,7 @@ from fashion_dml.index.catalog import Catalog
 from fashion_dml.index.manifest import IndexManifest
 from fashion_dml.index.translate import keep, to_translate
 from fashion_dml.storage import Location, UserError
+from serve.background import detached
 from serve.encoding import EncoderHandle, ModelInput
 from serve.errors import RETRY_AFTER_S, Refusal
 from serve.query import pixels
@@ -33,7 +34,7 @@ class Translator:
         """All that waits, from `commit` on. Raises Refusal when that isn't done by the deadline; it goes on meanwhile."""
         task = self._working.get(manifest.model)
         if task is None or task.done():
-            task = self._working[manifest.model] = asyncio.create_task(self._from(commit, manifest, model))
+            task = self._working[manifest.model] = detached(self._from(commit, manifest, model))
         try:
             async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
                 await asyncio.shield(task)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Hashable
+from contextvars import ContextVar
 from typing import Any
 
 from hypothesis import given, settings
@@ -198,3 +199,25 @@ async def test_a_key_whose_only_caller_has_left_is_forgotten_too() -> None:
     await settle()
     assert await batcher("other", 2) == 2
     assert len(batcher) == 0
+
+
+def test_a_call_that_is_cancelled_from_afar_is_told_and_the_next_one_goes_on():
+    """As Serve does with a call of a request whose client has left."""
+    request: ContextVar[str] = ContextVar("request", default="none")
+    seen = []
+
+    async def run(items: list[int]) -> list[int]:
+        seen.append(request.get())
+        if 0 in items:
+            raise asyncio.CancelledError
+        return items
+
+    async def calls() -> list[object]:
+        request.set("the first caller's")
+        batcher = Batcher(run, 1)
+        return [*await asyncio.gather(batcher(0), batcher(1), return_exceptions=True), await batcher(2)]
+
+    failed, *answered = asyncio.run(asyncio.wait_for(calls(), 30))
+    assert isinstance(failed, RuntimeError)
+    assert answered == [1, 2]
+    assert seen == ["none"] * 3  # in no caller's context, so that none takes the others' call away
