@@ -14,10 +14,11 @@ as an uncompressed tar: `inshop`, `consumer_to_shop` (DeepFashion), `sop` (Stanf
 
 from __future__ import annotations
 
-import pickle
+import json
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import asdict, fields
 from typing import Any
 
 import pyarrow as pa
@@ -28,6 +29,7 @@ from ray.data import DataContext
 from fashion_dml.config import Ingest, JobSettings
 from fashion_dml.data.ingest import Work, check_damage, drop_drafts, finish, prepare, summary
 from fashion_dml.data.ray_data import quiet_context, task_source
+from fashion_dml.data.schema import Part
 from fashion_dml.data.shards import PartReport, write_part
 from fashion_dml.data.sources.consumer_to_shop import read_consumer_to_shop
 from fashion_dml.data.sources.fabric import read_fabric
@@ -59,6 +61,18 @@ class IngestSettings(JobSettings):
     ingest: Ingest = Ingest()
 
 
+def _as_table(found: PartReport | UserError) -> pa.Table:
+    """One row: error, or report (JSON) and its products (an Arrow stream)."""
+    if isinstance(found, UserError):
+        return pa.table({"error": [str(found)], "report": [""], "products": [b""]})
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, found.products.schema) as stream:
+        stream.write_table(found.products)
+    told = {field.name: getattr(found, field.name) for field in fields(found) if field.name != "products"}
+    report = json.dumps(told | {"part": asdict(found.part)})
+    return pa.table({"error": [""], "report": [report], "products": [sink.getvalue().to_pybytes()]})
+
+
 def written(
     dataset: Location, work: list[Work], reader: Reader, settings: Ingest, watch: Callable[[list[PartReport]], None]
 ) -> list[PartReport]:
@@ -76,7 +90,7 @@ def written(
                 )
             except UserError as error:  # as a result: Ray Data would wrap the sentence in tracebacks
                 found = error
-            yield pa.table({"found": [pickle.dumps(found)]})  # read by this run alone, as Ray itself carries objects
+            yield _as_table(found)
 
         return write
 
@@ -87,10 +101,12 @@ def written(
         with DataContext.current(quiet_context()):
             data = ray.data.read_datasource(task_source(tasks), override_num_blocks=len(tasks), num_cpus=0.5)
         for batch in data.iter_batches(batch_size=None, batch_format="pyarrow"):
-            for found in map(pickle.loads, batch["found"].to_pylist()):
-                if isinstance(found, UserError):
-                    raise found
-                reports.append(found)
+            for row in batch.to_pylist():
+                if row["error"]:
+                    raise UserError(row["error"])
+                told = json.loads(row["report"])
+                products = pa.ipc.open_stream(row["products"]).read_all()
+                reports.append(PartReport(**{**told, "part": Part(**told["part"]), "products": products}))
             watch(reports)
     return reports
 

@@ -24,6 +24,7 @@ CAUGHT = [
     "import subprocess\nsubprocess.run(s, shell=True)", "import subprocess as sp\nsp.Popen(s, shell=flag)",
     "from subprocess import check_output\ncheck_output(s, shell=1)", "import os\nos.system(s)", "import os\nos.popen(s)",
     "import asyncio\nasyncio.create_subprocess_shell(s)", "def f():\n    import pickle\n    return pickle.loads(b)",
+    "import pickle\nmap(pickle.loads, b)", "from pickle import loads\nmap(loads, b)",
 ]  # fmt: skip
 FETCHING = [
     "import urllib.request", "from urllib.request import urlopen", "from urllib import request", "import requests",

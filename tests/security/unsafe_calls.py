@@ -14,9 +14,16 @@ def unsafe(source: str, *, may_fetch: bool = True) -> Iterator[str]:
     """`line: what`, for each. Raises SyntaxError."""
     tree = ast.parse(source)
     names = _imported(tree)
+    called = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and (what := _call(node, _full_name(node.func, names))):
             yield f"{node.lineno}: {what}"
+        if (
+            isinstance(node, ast.Attribute | ast.Name)
+            and id(node) not in called
+            and _unpickles(name := _full_name(node, names))
+        ):
+            yield f"{node.lineno}: {name} is handed on, and runs what it reads"
         if not may_fetch and isinstance(node, ast.Import | ast.ImportFrom):
             for module in _modules(node):
                 if any(module == f or module.startswith(f"{f}.") for f in FETCHERS):
@@ -46,6 +53,11 @@ def _full_name(node: ast.expr, names: dict[str, str]) -> str:
     return names.get(node.id, node.id) if isinstance(node, ast.Name) else ""
 
 
+def _unpickles(name: str) -> bool:
+    module, _, function = name.rpartition(".")
+    return module.split(".")[0] in UNPICKLERS and function in ("load", "loads", "Unpickler", "open")
+
+
 def _call(call: ast.Call, name: str) -> str:
     """What is wrong with it; "" if nothing is."""
     module, _, function = name.rpartition(".")
@@ -58,7 +70,7 @@ def _call(call: ast.Call, name: str) -> str:
     copies = bool(call.args) and isinstance(call.args[0], ast.Call) and getattr(call.args[0].func, "attr", "") == "dumps"
     if copies:  # what was pickled in the same expression is nobody else's
         return ""
-    if module.split(".")[0] in UNPICKLERS and function in ("load", "loads", "Unpickler", "open"):
+    if _unpickles(name):
         return f"{name} runs what it reads"
     if name == "torch.load" and literal("weights_only") is not True:
         return "torch.load without weights_only=True"
