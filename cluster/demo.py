@@ -9,85 +9,16 @@ It starts a Ray head of its own on free ports and stops that one only, whatever 
 from __future__ import annotations
 
 import argparse
-import os
-import secrets
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
-import time
-import urllib.request
 from pathlib import Path
 
+from local import BIN, environment, start_head, stop
+
 ROOT = Path(__file__).resolve().parent.parent
-BIN = Path(sys.executable).parent
 CONFIG = "jobs/configs/demo.yaml"
-START_SECONDS = 120
-STOP_SECONDS = 60
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that are free now; held together, so that they differ."""
-    sockets = [socket.socket() for _ in range(count)]
-    for s in sockets:
-        s.bind(("127.0.0.1", 0))
-    ports = [s.getsockname()[1] for s in sockets]
-    for s in sockets:
-        s.close()
-    return ports
-
-
-def environment() -> dict[str, str]:
-    """This environment with the .venv first, and token authentication between the head, its workers and us."""
-    env = {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ.get('PATH', '')}"}
-    env |= {
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN": secrets.token_hex(32),
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "PYTHONUNBUFFERED": "1",
-    }
-    env.setdefault("RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S", "0")  # the job is over: there is nothing to drain
-    # Errors of Ray's core that it also raises in Python; on the console they only hide the table.
-    env.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    return env
-
-
-def start_head(env: dict[str, str], log: Path) -> tuple[subprocess.Popen[bytes], str, str]:
-    """A Ray head on free local ports; (process, GCS address, dashboard address). Raises RuntimeError if it doesn't come up."""
-    gcs, dashboard, client, agent, grpc, runtime = free_ports(6)
-    command = [
-        str(BIN / "ray"), "start", "--head", "--block", "--node-ip-address=127.0.0.1", f"--port={gcs}", "--dashboard-host=127.0.0.1",
-        f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}", f"--dashboard-agent-listen-port={agent}",
-        f"--dashboard-agent-grpc-port={grpc}", f"--runtime-env-agent-port={runtime}", "--disable-usage-stats",
-    ]  # fmt: skip
-    with log.open("wb") as sink:
-        head = subprocess.Popen(command, env=env, stdout=sink, stderr=subprocess.STDOUT, start_new_session=True)
-    url = f"http://127.0.0.1:{dashboard}"
-    deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline and head.poll() is None:
-        try:
-            request = urllib.request.Request(f"{url}/api/version", headers={"Authorization": f"Bearer {env['RAY_AUTH_TOKEN']}"})
-            with urllib.request.urlopen(request, timeout=2):
-                return head, f"127.0.0.1:{gcs}", url
-        except OSError:
-            time.sleep(0.2)
-    stop(head)
-    raise RuntimeError(f"Ray didn't start within {START_SECONDS} s; its log is {log}")
-
-
-def stop(head: subprocess.Popen[bytes]) -> None:
-    """End the head and what it started: it stops its children on SIGTERM; any that are left go with its session."""
-    if head.poll() is None:
-        head.terminate()
-        try:
-            head.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            print("Ray is slow to stop; ending its processes", file=sys.stderr)
-    try:
-        os.killpg(head.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        return
 
 
 def absolute(uri: str) -> str:

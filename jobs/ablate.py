@@ -47,7 +47,7 @@ def ablate(settings: AblateJobSettings) -> dict[str, Any]:
     found = trials(dataset, settings.method, settings)
     trained = verticals_of(dataset, settings.ablate)
     verticals = [v for v in measured_verticals(dataset, settings.evaluate.split) if v in trained]
-    connect()
+    connect(settings.workspace)
     failures = train_all(list(found.values()), settings, dataset, home, watch)
     if failures:
         raise UserError(

@@ -29,7 +29,7 @@ def train_baselines(settings: BaselineSettings) -> dict[str, Any]:
     workspace = Location.of(settings.workspace)
     dataset, home = Dataset.open(workspace / "dataset"), workspace / "baselines"
     todo = baselines(dataset, settings)
-    connect()
+    connect(settings.workspace)
     failures = train_all(todo, settings, dataset, home, watch)
     if failures:
         raise UserError(

@@ -24,6 +24,7 @@ import ray
 from pydantic import Field
 
 from fashion_dml.config import Cluster, Embed, Index, JobSettings
+from fashion_dml.data.placement import placed
 from fashion_dml.data.schema import SPLITS, Dataset, Part
 from fashion_dml.evaluation.html import render_choice
 from fashion_dml.index import manifest as versions
@@ -135,7 +136,8 @@ def build(settings: BuildIndexSettings) -> dict[str, Any]:
         versions.keep_model(index, model_dir, model["sha256"])
         console.print(f"{index} is complete and unchanged: version {known}")
         return _finish(settings, started, index, known, built=False)
-    connect()
+    connect(settings.workspace)
+    where = placed(settings.cluster.data_labels)
     embeddings = ensure_embeddings(workspace, dataset, [EmbedRequest(str(model_dir), parts)], settings.embed, settings.cluster)
     # CODES, so that no interrupted build of the layout without that file goes on.
     version = _version(index, sha256_json({"inputs": inputs, "config": config, "layout": versions.CODES})[:8])
@@ -144,17 +146,19 @@ def build(settings: BuildIndexSettings) -> dict[str, Any]:
     tasks = _tasks(settings.index, dataset, made, version, model, parts, catalog if upto else "", upto)
     if upto:
         with console.status("embedding changed items again where their vectors are of another model"):
-            found = ray.get(translate_task.remote(catalog, upto, str(model_dir), model["sha256"]))
+            found = ray.get(translate_task.options(**where).remote(catalog, upto, str(model_dir), model["sha256"]))
         _no_item_lost(found["hidden"], settings.index.leave_out_vectors)
     with console.status("choosing and training the index"):
-        begun = ray.get(train_task.remote(str(index), tasks))
+        begun = ray.get(train_task.options(**where).remote(str(index), tasks))
     with console.status(f"writing {len(tasks)} index shards"):
-        done = ray.get([shard_task.remote(str(index), task, begun) for task in tasks])
+        done = ray.get(
+            [shard_task.options(scheduling_strategy="SPREAD", **where).remote(str(index), task, begun) for task in tasks]
+        )
     tuned: dict[str, Any] = {"effort": NO_EFFORT, "recall": 1.0, "points": []}
     if begun["kind"] != "flat":
         largest = max(range(len(tasks)), key=lambda i: done[i]["items"])
         with console.status("finding how hard a search must look"):
-            tuned = ray.get(tune_task.remote(str(index), tasks[largest], begun["kind"]))
+            tuned = ray.get(tune_task.options(**where).remote(str(index), tasks[largest], begun["kind"]))
         if tuned["recall"] < settings.index.recall:
             console.print(
                 f"[yellow]recall@10 of the shards is {tuned['recall']:.3f} at most, below index.recall = {settings.index.recall:g}: "

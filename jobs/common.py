@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
@@ -16,13 +18,20 @@ from rich.table import Table
 from fashion_dml import __version__
 from fashion_dml.config import JobSettings, load_settings
 from fashion_dml.storage import Location, UserError
+from fashion_dml.training.stopping import Stopped
+from jobs.cluster_check import check_nodes
+
+STOPPED = 128 + signal.SIGTERM  # exit code of a job that was asked to stop
 
 S = TypeVar("S", bound=JobSettings)
 console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
 
 
-def connect() -> None:
-    """Join the cluster that RAY_ADDRESS (set by `ray job submit`) names, else start Ray on this machine alone."""
+def connect(workspace: str = "") -> None:
+    """Join the cluster that RAY_ADDRESS (set by `ray job submit`) names, else start Ray on this machine alone.
+
+    Raises UserError where a cluster's nodes have other code or can't reach the workspace.
+    """
     if ray.is_initialized():
         return
     address = os.environ.get("RAY_ADDRESS")
@@ -31,10 +40,40 @@ def connect() -> None:
     # Workers' lines would drown a job's own output; they are in Ray's logs, and an error brings its traceback. The
     # dashboard is wanted: Ray Train asks its state API.
     local: dict[str, Any] = {} if address else {"include_dashboard": True, "dashboard_port": 0}
-    ray.init(address=address or "local", log_to_driver=False, logging_level=logging.WARNING, **local)
+    try:
+        ray.init(address=address or "local", log_to_driver=False, logging_level=logging.WARNING, **local)
+    except (ConnectionError, RuntimeError) as error:
+        raise _refused(address, error) from error
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _stop)  # in place of Ray's, which ends without a word
+    if address and workspace:
+        check_nodes(workspace)
     for name in ("ray.data", "ray.train"):
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # says at every execution that bars are off
+
+
+def _refused(address: str | None, error: Exception) -> Exception:
+    """A sentence for what keeps this process out of a cluster; the error itself where that isn't known."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ray.exceptions.AuthenticationError):
+            return UserError(
+                f"The cluster at {address} refuses this job's token: set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or "
+                "RAY_AUTH_TOKEN_PATH to the token that the cluster was started with."
+            )
+        cause = cause.__cause__ or cause.__context__
+    said = " ".join(str(error).split())
+    if said.startswith("Version mismatch"):
+        return UserError(f"{said.rstrip('.')}: start this job and all nodes from one image.")
+    if isinstance(error, ConnectionError):
+        return UserError(f"No cluster answers at {address}: start one there, or unset RAY_ADDRESS to use this machine alone.")
+    return error
+
+
+def _stop(*_: Any) -> None:
+    """What SIGTERM does where no training is under way: a job's parts appear whole or not at all, so it may end anywhere."""
+    raise Stopped("the job was asked to stop; its finished parts are kept")
 
 
 def user_error(error: BaseException) -> UserError | None:
@@ -55,10 +94,13 @@ def user_error(error: BaseException) -> UserError | None:
 
 
 def main(cls: type[S], run: Callable[[S], Any], *, prog: str, doc: str | None, argv: list[str] | None = None) -> int:
-    """Parse the command line, run the job, and return its exit code: 0, or 2 after one sentence on stderr."""
+    """Parse the command line, run the job, and return its exit code: 0, 2 after one sentence on stderr, or STOPPED."""
     try:
         settings = load_settings(cls, sys.argv[1:] if argv is None else argv, prog=prog, doc=doc or "")
         run(settings)
+    except Stopped as stopped:
+        print(f"stopped: {stopped}. The same command goes on from there.", file=sys.stderr, flush=True)
+        return STOPPED
     except Exception as error:  # every other failure keeps its traceback
         mistake = user_error(error)
         if mistake is None:

@@ -22,7 +22,7 @@ from jobs.progress import watch
 def distill(settings: DistillSettings) -> dict[str, Any]:
     """Train the unified model unless it is finished; returns its manifest."""
     started = time.monotonic()
-    connect()
+    connect(settings.workspace)
     model = run(settings, watch)
     shown = {k: model[k] for k in ("steps", "images", "seconds", "waited", "best", "best_step", "sha256")}
     write_report(settings.workspace, "distill", settings, started, model=shown)

@@ -41,7 +41,7 @@ def embed(settings: EmbedSettings) -> list[Teacher]:
             )
         requests.append(EmbedRequest(str(directory), dataset.parts("train", list(assignment.verticals)), settings.embed.mirror))
         chosen += [(vertical, assignment.name, directory) for vertical in assignment.verticals]
-    connect()
+    connect(settings.workspace)
     found = ensure_embeddings(workspace, dataset, requests, settings.embed, settings.cluster, settings.data)
     teachers = []
     for vertical, name, directory in sorted(chosen, key=lambda c: c[0]):

@@ -108,7 +108,7 @@ def measure_models(settings: EvaluateSettings) -> dict[str, Any]:
         console.print(f"{reports / 'evaluation.json'} is complete and unchanged")
         _show(known, reports)
         return known
-    connect()
+    connect(settings.workspace)
     found = ensure_embeddings(
         workspace,
         dataset,

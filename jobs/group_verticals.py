@@ -27,7 +27,7 @@ def group_verticals(settings: GroupSettings) -> dict[str, Any]:
     started = time.monotonic()
     workspace = Location.of(settings.workspace)
     dataset = Dataset.open(workspace / "dataset")
-    connect()
+    connect(settings.workspace)
     trials = search(settings, watch)
     groups, f = found_groups(trials), trials.findings
     alone = {v: f.recall[v,].get(v) for v in trials.order}

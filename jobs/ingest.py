@@ -26,8 +26,9 @@ import ray
 from pydantic import Field
 from ray.data import DataContext
 
-from fashion_dml.config import Ingest, JobSettings
+from fashion_dml.config import Cluster, Ingest, JobSettings
 from fashion_dml.data.ingest import Work, check_damage, drop_drafts, finish, prepare, summary
+from fashion_dml.data.placement import placed
 from fashion_dml.data.ray_data import quiet_context, task_source
 from fashion_dml.data.schema import Part
 from fashion_dml.data.shards import PartReport, write_part
@@ -59,6 +60,7 @@ class IngestSettings(JobSettings):
     source: str = Field("", description="folder, uncompressed tar, or list (kind folder)")
     out: str = Field("", description="dataset directory; empty: <workspace>/dataset")
     ingest: Ingest = Ingest()
+    cluster: Cluster = Cluster()
 
 
 def _as_table(found: PartReport | UserError) -> pa.Table:
@@ -74,11 +76,11 @@ def _as_table(found: PartReport | UserError) -> pa.Table:
 
 
 def written(
-    dataset: Location, work: list[Work], reader: Reader, settings: Ingest, watch: Callable[[list[PartReport]], None]
+    dataset: Location, work: list[Work], reader: Reader, settings: IngestSettings, watch: Callable[[list[PartReport]], None]
 ) -> list[PartReport]:
     """Write the files by Ray Data, a read task each; `watch` sees the reports so far whenever one comes, and may raise."""
-    connect()
-    shared = ray.put((reader, settings))
+    connect(str(dataset))
+    shared, where = ray.put((reader, settings.ingest)), placed(settings.cluster.data_labels)
     address = str(dataset)
 
     def task(ref: Any) -> Callable[[], Iterator[pa.Table]]:
@@ -99,7 +101,7 @@ def written(
     for start in range(0, len(work), EXECUTION_FILES):
         tasks = [task(ray.put(one)) for one in work[start : start + EXECUTION_FILES]]
         with DataContext.current(quiet_context()):
-            data = ray.data.read_datasource(task_source(tasks), override_num_blocks=len(tasks), num_cpus=0.5)
+            data = ray.data.read_datasource(task_source(tasks), override_num_blocks=len(tasks), num_cpus=0.5, **where)
         for batch in data.iter_batches(batch_size=None, batch_format="pyarrow"):
             for row in batch.to_pylist():
                 if row["error"]:
@@ -144,7 +146,7 @@ def ingest(settings: IngestSettings) -> dict[str, Any]:
             check_damage(prepared, reports, settings.ingest.max_unreadable, complete=False)
             status.update(f"writing images: {sum(r.images for r in reports):,} of {prepared.table.num_rows:,}")
 
-        reports = written(dataset, prepared.work, reader, settings.ingest, watch)
+        reports = written(dataset, prepared.work, reader, settings, watch)
     manifest = finish(dataset, prepared, reports, settings.ingest, config, inputs, time.monotonic() - started)
     unreadable = manifest["unreadable"]
     if unreadable["count"]:

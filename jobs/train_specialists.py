@@ -28,7 +28,7 @@ def train_specialists(settings: TrainSettings) -> dict[str, Any]:
     workspace = Location.of(settings.workspace)
     dataset = Dataset.open(workspace / "dataset")
     todo = assignments(dataset, settings, joint=settings.specialists.joint)
-    connect()
+    connect(settings.workspace)
     failures = run(settings, watch)
     models = {a.name: finished(workspace / "specialists" / a.name, a.recipe.key) for a in todo}
     done = {name: manifest for name, manifest in models.items() if manifest is not None}

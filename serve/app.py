@@ -18,6 +18,7 @@ from ray.serve import Application
 from ray.serve.handle import DeploymentHandle
 
 from fashion_dml.config import JobSettings, Serve, read_config, validate
+from fashion_dml.data.placement import placed
 from fashion_dml.index.manifest import index_root, require_current
 from fashion_dml.storage import Location, UserError
 from serve.api import create_api
@@ -101,6 +102,7 @@ def build(args: dict[str, Any]) -> Application:
     settings, workspace = whole.serve, Location.of(whole.workspace)
     index, catalog = index_root(workspace), str(workspace / CATALOG)
     manifest, _ = read_version(index, require_current(index).version)
+    where = placed(settings.labels)
     slots = settings.shard_actors or len(manifest.shards)
     encoder = (
         None
@@ -109,7 +111,7 @@ def build(args: dict[str, Any]) -> Application:
             **replica_options(settings.encoder_replicas, settings.encoder_target or settings.encoder_batch, settings),
             logging_config=LOGGING,
             max_ongoing_requests=2 * settings.encoder_batch,  # one batch at work, one gathering
-            ray_actor_options={"num_cpus": settings.encoder_cpus, "num_gpus": settings.encoder_gpus},
+            ray_actor_options={"num_cpus": settings.encoder_cpus, "num_gpus": settings.encoder_gpus} | where,
         ).bind(str(index), manifest.model, settings)
     )
     application: Application = SearchDeployment.options(  # type: ignore[attr-defined]
@@ -118,7 +120,7 @@ def build(args: dict[str, Any]) -> Application:
         backpressure_config=BACKPRESSURE,
         max_ongoing_requests=settings.max_ongoing,
         max_queued_requests=settings.max_queued,
-        ray_actor_options={"num_cpus": settings.ingress_cpus},
+        ray_actor_options={"num_cpus": settings.ingress_cpus} | where,
         deployment_actors=shard_actors(str(index), catalog, slots, settings),
     ).bind(str(index), catalog, slots, settings, encoder)
     return application

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from fashion_dml.config.section import Positive, Section
+from fashion_dml.config.section import Labels, Positive, Section
 
 Replicas = Positive | tuple[Positive, Positive]
 
@@ -94,6 +94,9 @@ class Serve(Section):
     proxy: Literal["haproxy", "python"] = Field(
         "haproxy",
         description="what takes the requests in where jobs.serve starts Ray: HAProxy (where it is installed), or Ray's own",
+    )
+    labels: Labels = Field(
+        {}, description="labels of the nodes that shards, encoder and ingress replicas run on, as {role: serve}; empty: any"
     )
     shard_replicas: Annotated[int, Field(ge=1, le=16)] = Field(
         2, description="actors that hold each index shard; 2 or more survive a death"

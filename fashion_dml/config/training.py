@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from fashion_dml.config.data import Augment
-from fashion_dml.config.section import Positive, Section, Share
+from fashion_dml.config.section import Labels, Positive, Section, Share
 
 
 class Model(Section):
@@ -186,6 +186,12 @@ class Cluster(Section):
     gpus_per_worker: Annotated[float, Field(ge=0)] = Field(0, description="GPUs a worker asks for; may be a fraction")
     threads_per_worker: Annotated[int, Field(ge=0)] = Field(
         0, description="torch threads of a worker; 0: the node's cores shared among its workers"
+    )
+    train_labels: Labels = Field(
+        {}, description="labels of the nodes that training workers and embedding actors run on, as {role: train}; empty: any"
+    )
+    data_labels: Labels = Field(
+        {}, description="labels of the nodes that read, decode and build the index, where there are some; empty: any"
     )
     max_failures: Annotated[int, Field(ge=-1)] = Field(
         8, description="times a run goes on after a worker has died; -1: without end, for spot nodes"

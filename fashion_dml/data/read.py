@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
@@ -26,12 +26,14 @@ class Sources:
     """Where a plan's files are, and what to read of them.
 
     targets: vertical -> embeddings directory of its teacher (distillation). attributes: read those of the images, too.
+    labels: of the nodes whose tasks read them, where there are such nodes.
     """
 
     images: str
     split: str
     targets: dict[str, str] | None = None
     attributes: bool = False
+    labels: dict[str, str] = field(default_factory=dict)
 
 
 def read_window(plan: Plan, window: Window, sources: Sources, near: Near | None = None) -> Iterator[pa.Table]:

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 import torch
 
 from fashion_dml.config import Cluster, Data, Embed
+from fashion_dml.data.placement import placed
 from fashion_dml.data.ray_data import quiet_context
 from fashion_dml.data.schema import Dataset, Part, embeddings_schema
 from fashion_dml.inference.encode import Encoder, model_version
@@ -84,7 +85,7 @@ def _execute(work: list[dict[str, Any]], settings: Embed, cluster: Cluster) -> N
         done = items.map(
             EmbedActor,  # type: ignore[arg-type]  # Ray types a class of callables as a callable
             fn_constructor_args=(settings.batch_images, actors), compute=ActorPoolStrategy(size=actors),
-            num_cpus=cluster.cpus_per_worker, num_gpus=cluster.gpus_per_worker or None,
+            num_cpus=cluster.cpus_per_worker, num_gpus=cluster.gpus_per_worker or None, **placed(cluster.train_labels),
         )  # fmt: skip
         rows = sum(int(batch["rows"].sum()) for batch in done.iter_batches(batch_size=None, batch_format="numpy"))
     expected = sum(_rows(w["images"]) for w in work)

@@ -32,13 +32,15 @@ from fashion_dml.training.assignments import (
 )
 from fashion_dml.training.loop import Recipe, finished, train
 from fashion_dml.training.queue import Queue
+from fashion_dml.training.signals import Listener
 from fashion_dml.training.specialists import start_together, watched
 from fashion_dml.training.start import trainable
+from fashion_dml.training.stopping import Ask, Stopped
 from fashion_dml.training.task import DistillTask
 from fashion_dml.training.teachers import Teacher, check_fresh, read_teachers
 from fashion_dml.training.team import Team
 from fashion_dml.training.validation import Validation
-from fashion_dml.training.workers import check_norms, fit, join_team
+from fashion_dml.training.workers import check_norms, companion, fit, join_team
 
 UNIFIED = "unified"
 
@@ -159,8 +161,8 @@ def run(settings: DistillSettings, watch: Callable[[Any, threading.Event], None]
     if settings.finetune.steps:
         finetune.check(dataset, settings)
     check_norms(settings.model, settings.cluster, settings.cluster.most)
-    queue: Any = ray.remote(num_cpus=0)(Queue).remote()  # hands out nothing: it tells how the training goes
-    with watched(queue, watch):
+    queue = companion(Queue)  # hands out nothing: it tells how the training goes
+    with watched(queue, watch, settings.cluster):
         fit(_worker, {"settings": settings, "queue": queue}, settings.cluster, name=UNIFIED)
     ended = ray.get(queue.state.remote())[1]
     if ended:
@@ -185,10 +187,17 @@ def _worker(config: dict[str, Any]) -> None:
     targets = {v: t.embeddings for v, t in teachers.items()}
     distilled, *after = recipes_for(dataset, teachers, settings)
     unified = workspace / UNIFIED
+    asks = Listener(queue)
     try:
-        distill(distilled, unified / finetune.DISTILLED if after else unified, start, dataset, teachers, settings, team, queue)
+        distill(
+            distilled, unified / finetune.DISTILLED if after else unified, start, dataset, teachers, settings, team, queue, asks
+        )
         for recipe in after:
-            finetune.finetune(recipe, unified, dataset, targets, settings, team, lambda progress: queue.report.remote(progress))
+            finetune.finetune(
+                recipe, unified, dataset, targets, settings, team, lambda progress: queue.report.remote(progress), asks
+            )
+    except Stopped:
+        return
     except UserError as error:
         ray.get(queue.end.remote(UNIFIED, str(error)))
         raise
@@ -196,9 +205,9 @@ def _worker(config: dict[str, Any]) -> None:
 
 def distill(
     recipe: Recipe, output: Location, start: str, dataset: Dataset, teachers: dict[str, Teacher], settings: DistillSettings,
-    team: Team, queue: Any,
+    team: Team, queue: Any, asks: Callable[[], Ask],
 ) -> None:  # fmt: skip
-    """Distil on this worker of the team, unless it is done."""
+    """Distil on this worker of the team, unless it is done. Raises Stopped where that is asked for."""
     if finished(output, recipe.key) is not None:
         return
     torch.manual_seed(settings.seed)
@@ -207,9 +216,14 @@ def distill(
     (dim,) = {t.dim for t in teachers.values()}
     lag = lag_weights(dataset, teachers, settings.distill.lag) if settings.distill.lag else None
     task = DistillTask(embedder, settings.distill.loss, team.group, teacher_dim=dim, lag=lag)
-    sources = Sources(str(dataset.location / "images"), "train", {v: t.embeddings for v, t in teachers.items()})
+    sources = Sources(
+        str(dataset.location / "images"),
+        "train",
+        {v: t.embeddings for v, t in teachers.items()},
+        labels=settings.cluster.data_labels,
+    )
     validation = Validation(dataset, dataset.verticals("train"), settings.data) if team.rank == 0 else None
     train(
         recipe, task, distill_plan(dataset, settings), sources, validation, output, team,
-        lambda progress: queue.report.remote(progress),
+        lambda progress: queue.report.remote(progress), asks,
     )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from fashion_dml.training.assignments import NO_PART_OF_A_KEY, plan_for
 from fashion_dml.training.curve import FILE
 from fashion_dml.training.loop import Recipe, Report, train
 from fashion_dml.training.start import metric_task
+from fashion_dml.training.stopping import Ask
 from fashion_dml.training.task import AnchoredTask, MetricTask
 from fashion_dml.training.team import Team
 from fashion_dml.training.validation import Validation
@@ -84,12 +86,15 @@ def finetune(
     settings: DistillSettings,
     team: Team,
     report: Report,
+    asks: Callable[[], Ask],
 ) -> None:
-    """Train on this worker of the team; the model is published in `finetuned/model`."""
+    """Train on this worker of the team; the model is published in `finetuned/model`. Raises Stopped where that is asked for."""
     task = anchored_task(load_model(unified / DISTILLED / "model").module, dataset, settings, team)
-    sources = Sources(str(dataset.location / "images"), "train", targets, attributes=task.loss.needs_attributes)
+    sources = Sources(
+        str(dataset.location / "images"), "train", targets, task.loss.needs_attributes, settings.cluster.data_labels
+    )
     validation = Validation(dataset, dataset.verticals("train"), recipe.data) if team.rank == 0 else None
-    train(recipe, task, finetune_plan(dataset, settings), sources, validation, unified / FINETUNED, team, report)
+    train(recipe, task, finetune_plan(dataset, settings), sources, validation, unified / FINETUNED, team, report, asks)
 
 
 def validated(manifest: dict[str, Any]) -> float:

@@ -30,6 +30,7 @@ from fashion_dml.training.checkpoint import Progress
 from fashion_dml.training.curve import FILE, Curve
 from fashion_dml.training.gather import from_first
 from fashion_dml.training.optim import create_optimizer, rate, set_rate
+from fashion_dml.training.stopping import Ask, Stopped, nobody_asks
 from fashion_dml.training.task import Task
 from fashion_dml.training.team import Team
 from fashion_dml.training.validation import Validation
@@ -75,10 +76,12 @@ def train(
     output: Location,
     team: Team,
     report: Report,
+    asks: Callable[[], Ask] = nobody_asks,
 ) -> dict[str, Any]:
     """Train to the recipe's last step, going on from `output/last` if there is one; publish `output/model`.
 
-    `validation` is None on all ranks but 0. Returns the manifest's figures. Raises UserError when the loss is not finite.
+    `validation` is None on all ranks but 0, whose `asks` counts. Returns the manifest's figures. Raises UserError when the loss is
+    not finite, and Stopped, with a checkpoint of the last step, when that is asked for.
     """
     embedder, device = task.embedder, team.device
     task.to(device).to(memory_format=torch.channels_last)
@@ -125,6 +128,8 @@ def train(
         curve.add(parts["loss"], batch, stats.last_wait)
         last = progress.step == recipe.steps
         validates, saves = (progress.step % every == 0 or last for every in (recipe.validate_every, recipe.checkpoint_every))
+        asked = _asked(asks, team, device, progress.step)
+        saves = saves or asked != ""
         if progress.step % CHECK_EVERY == 0 or validates or saves:  # nothing broken is validated or kept
             curve.settle(team.group)
             values = {name: float(value.detach()) for name, value in parts.items()}
@@ -144,6 +149,8 @@ def train(
             checkpoint.save(output / "last", embedder, task.loss, optimizer, progress, recipe.key)
             if board is not None:
                 board.save()
+        if asked == "stop" and not last:
+            raise Stopped(f"{recipe.name} stopped at step {progress.step} of {recipe.steps}")
     if board is not None:
         board.close()
     if team.rank == 0:
@@ -152,6 +159,13 @@ def train(
     if team.group is not None:
         dist.barrier(team.group)
     return {**vars(progress), "images": curve.images}
+
+
+def _asked(asks: Callable[[], Ask], team: Team, device: torch.device, step: int) -> Ask:
+    """What the first worker of the team is asked; a team looks now and then, since its workers must agree on the step."""
+    if team.group is not None and step % CHECK_EVERY:
+        return ""
+    return from_first(asks(), team.group, device)
 
 
 def _batches(

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from fashion_dml.training.assignments import INITIAL, Assignment
+from fashion_dml.training.stopping import Ask
 
 
 class Queue:
@@ -15,19 +16,20 @@ class Queue:
         self._todo = list(todo)
         self._ended: dict[str, str | None] = {}
         self._progress: dict[str, dict[str, Any]] = {}
+        self._stopping, self._heard = False, False
         self.restart()
 
     def restart(self) -> None:
         self._given: dict[tuple[int, int], Assignment | None] = {}
 
     def take(self, team: int, turn: int) -> Assignment | None:
-        """The `turn`-th training of a team; every worker of the team gets the same answer. Nothing without a start."""
+        """The `turn`-th training of a team; every worker of the team gets the same answer. Nothing new without a start, or after stop."""
         if self._ended.get(INITIAL) is not None:
             return None
         if (team, turn) not in self._given:
             running = {a.name for a in self._given.values() if a is not None and a.name not in self._ended}
             open_ones = (a for a in self.wanted(len(running)) if a.name not in running and a.name not in self._ended)
-            self._given[team, turn] = next(open_ones, None)
+            self._given[team, turn] = None if self._stopping else next(open_ones, None)
         return self._given[team, turn]
 
     def wanted(self, running: int) -> Sequence[Assignment]:
@@ -39,6 +41,20 @@ class Queue:
 
     def end(self, name: str, failure: str | None) -> None:
         self._ended[name] = failure
+
+    def stop(self) -> bool:
+        """Ask all trainings to save and stop; whether any worker has been heard of, so that there is something to wait for."""
+        self._stopping = True
+        return self._heard
+
+    def asks(self) -> Ask:
+        """What the workers are asked for; they look every second or so."""
+        self._heard = True
+        return "stop" if self._stopping else ""
+
+    def heard(self) -> bool:
+        """Whether a worker has begun."""
+        return self._heard
 
     def state(self) -> tuple[dict[str, dict[str, Any]], dict[str, str | None]]:
         """Latest progress of each training, and how each one that ended did: None is well, else why not."""

@@ -25,10 +25,12 @@ from fashion_dml.storage import Location, UserError
 from fashion_dml.training.assignments import FROM_JOINT, INITIAL, JOINT, Assignment, TrainSettings, assignments, plan_for
 from fashion_dml.training.loop import finished, train
 from fashion_dml.training.queue import Queue
+from fashion_dml.training.signals import Listener, stops_gently
 from fashion_dml.training.start import initial_model, metric_task, trainable
+from fashion_dml.training.stopping import Ask, Stopped
 from fashion_dml.training.team import Team
 from fashion_dml.training.validation import Validation
-from fashion_dml.training.workers import check_norms, fit, join_team
+from fashion_dml.training.workers import check_norms, companion, fit, join_team, tell_waiting
 
 DAMAGED = (pa.ArrowInvalid, FileNotFoundError)  # what reading a broken or lost file raises
 
@@ -68,7 +70,7 @@ def train_queue(
     watch: Callable[[Any, threading.Event], None], *, together: bool = False,
 ) -> dict[str, str]:  # fmt: skip
     """One Ray Train run of teams over what a queue hands out; the failures by name. starts: the initial models to make first."""
-    queue: Any = ray.remote(num_cpus=0)(kind).remote(*arguments)
+    queue = companion(kind, *arguments)
     config = {
         "queue": queue,
         "starts": starts,
@@ -77,7 +79,7 @@ def train_queue(
         "home": str(home),
         "together": together,
     }
-    with watched(queue, watch):
+    with watched(queue, watch, cluster):
         fit(_worker, config, cluster, name="specialists")
     _, ended = ray.get(queue.state.remote())
     if (failure := ended.get(INITIAL)) is not None:
@@ -86,13 +88,15 @@ def train_queue(
 
 
 @contextlib.contextmanager
-def watched(queue: Any, watch: Callable[[Any, threading.Event], None]) -> Iterator[None]:
-    """`watch(queue, stop)` runs in a thread meanwhile."""
+def watched(queue: Any, watch: Callable[[Any, threading.Event], None], cluster: Cluster) -> Iterator[None]:
+    """`watch(queue, stop)` runs in a thread meanwhile, another tells of waiting. Raises Stopped where a signal has stopped the run."""
     stop = threading.Event()
     watcher = threading.Thread(target=watch, args=(queue, stop), daemon=True)
     watcher.start()
+    threading.Thread(target=tell_waiting, args=(cluster, queue, stop), daemon=True).start()
     try:
-        yield
+        with stops_gently(queue):
+            yield
     finally:
         stop.set()
         watcher.join()
@@ -118,11 +122,13 @@ def _worker(config: dict[str, Any]) -> None:
     start_together(dataset, home, config["starts"], world, queue)
     if team is None:
         return
-    turn = 0
+    turn, asks = 0, Listener(queue)
     while (assignment := ray.get(queue.take.remote(world // team.size, turn))) is not None:
         failure = None
         try:
-            train_one(assignment, dataset, home, team, queue)
+            train_one(assignment, dataset, home, team, queue, asks)
+        except Stopped:
+            return
         except (UserError, *DAMAGED) as error:
             failure = sentence(error)
         if team.rank == 0 or failure is not None:
@@ -151,17 +157,19 @@ def sentence(error: Exception) -> str:
     return f"a file of the dataset is damaged or missing ({' '.join(str(error).split())}): ingest the dataset again."
 
 
-def train_one(assignment: Assignment, dataset: Dataset, home: Location, team: Team, queue: Any) -> None:
-    """One specialist (or the joint model) on this worker's team."""
+def train_one(
+    assignment: Assignment, dataset: Dataset, home: Location, team: Team, queue: Any, asks: Callable[[], Ask]
+) -> None:
+    """One specialist (or the joint model) on this worker's team. Raises Stopped where that is asked for."""
     settings, output = assignment.settings, home / assignment.name
     if finished(output, assignment.recipe.key) is not None:
         return
     torch.manual_seed(settings.seed)
     embedder = trainable(load_model(home / assignment.initial).module, settings.model)
     task = metric_task(embedder, dataset, assignment.verticals, settings, team)
-    sources = Sources(str(dataset.location / "images"), "train", attributes=task.loss.needs_attributes)
+    sources = Sources(str(dataset.location / "images"), "train", None, task.loss.needs_attributes, settings.cluster.data_labels)
     validation = Validation(dataset, list(assignment.verticals), settings.data) if team.rank == 0 else None
     train(
         assignment.recipe, task, plan_for(dataset, assignment.verticals, settings), sources, validation, output, team,
-        lambda progress: queue.report.remote(progress),
+        lambda progress: queue.report.remote(progress), asks,
     )  # fmt: skip

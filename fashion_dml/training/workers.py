@@ -1,10 +1,12 @@
-"""One Ray Train run: its workers, their devices and threads, and a check that the cluster can hold them at all."""
+"""One Ray Train run: where its workers run, their devices and threads, and what it waits for."""
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import tempfile
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -17,53 +19,35 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.config import ScalingConfig
 
 from fashion_dml.config import Cluster, Model
+from fashion_dml.data.placement import growth, living
 from fashion_dml.storage import UserError
 from fashion_dml.training.malloc import keep_freed_memory
+from fashion_dml.training.preflight import refusal, waiting
 from fashion_dml.training.team import Team
 
-DATA_CPUS = 0.25  # a Ray Data read task asks for this much
-
-
-def cluster_most() -> dict[str, float]:
-    """Resources of the cluster, grown to its autoscaler's maximum."""
-    most: dict[str, float] = dict(ray.cluster_resources())
-    for name, amount in (ray._private.state.state.get_max_resources_from_cluster_config() or {}).items():
-        most[name] = max(most.get(name, 0), amount)
-    return most
+logger = logging.getLogger(__name__)
+WAIT_SECONDS = 20.0  # between words on what a run waits for
 
 
 def preflight(settings: Cluster) -> None:
-    """Refuse, with the arithmetic, what the cluster (grown to its autoscaler's maximum) can never hold.
-
-    Ray Train would wait for ever, silently; and trainers that take every CPU leave none for Ray Data.
-    """
-    most = cluster_most()
-    cpus = settings.fewest * settings.cpus_per_worker
-    if cpus + DATA_CPUS > most.get("CPU", 0):
-        raise UserError(
-            f"{settings.fewest} workers x {settings.cpus_per_worker} CPUs = {cpus:g}, and Ray Data needs {DATA_CPUS} more, but the cluster has "
-            f"{most.get('CPU', 0):g} CPUs at most: lower cluster.workers or cluster.cpus_per_worker, or add nodes."
-        )
-    gpus = settings.fewest * settings.gpus_per_worker
-    if gpus > most.get("GPU", 0):
-        raise UserError(
-            f"{settings.fewest} workers x {settings.gpus_per_worker:g} GPUs = {gpus:g}, but the cluster has {most.get('GPU', 0):g} GPUs at most: "
-            f"lower cluster.workers or cluster.gpus_per_worker, or add nodes."
-        )
-    if settings.most > settings.fewest:
-        packed = sum(_packed(node["Resources"], settings) for node in ray.nodes() if node["Alive"])
-        taken = min(packed, settings.most) * settings.cpus_per_worker
-        if taken + DATA_CPUS > (here := ray.cluster_resources().get("CPU", 0)):
-            raise UserError(
-                f"Elastic workers would take {taken:g} of the cluster's {here:g} CPUs, and Ray Data needs {DATA_CPUS}: raise "
-                f"cluster.cpus_per_worker ({settings.cpus_per_worker:g}) so that a node has some left over, or lower cluster.workers."
-            )
+    """Raise UserError, with the arithmetic, for what the cluster, grown to its autoscaler's maximum, can never hold."""
+    if why := refusal(settings, living(), growth()):
+        raise UserError(why)
 
 
-def _packed(node: dict[str, float], settings: Cluster) -> int:
-    """Workers that Ray Train puts on a node: as many as fit."""
-    asked = {"CPU": settings.cpus_per_worker, "GPU": settings.gpus_per_worker}
-    return int(min(node.get(name, 0) // amount for name, amount in asked.items() if amount))
+def companion(kind: type[Any], *arguments: Any) -> Any:
+    """An actor beside the run, on the node of the job itself: no other node that leaves takes it along."""
+    here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
+    return ray.remote(num_cpus=0, label_selector=here)(kind).remote(*arguments)
+
+
+def tell_waiting(settings: Cluster, queue: Any, stop: threading.Event) -> None:
+    """Say now and then what a run waits for, until a worker has been heard of; workers that only take long to start aren't waiting."""
+    while not stop.wait(WAIT_SECONDS) and not ray.get(queue.heard.remote()):
+        if all(group["state"] != "PENDING" for group in ray.util.placement_group_table().values()):
+            continue
+        free = ray._private.state.available_resources_per_node()
+        logger.warning("%s", waiting(settings, living(), free, growth()))
 
 
 def check_norms(model: Model, settings: Cluster, team: int) -> None:
@@ -99,6 +83,7 @@ def fit(function: Callable[[dict[str, Any]], Any], config: dict[str, Any], setti
             use_gpu=settings.gpus_per_worker > 0,
             resources_per_worker=resources,
             elastic_resize_monitor_interval_s=settings.resize_every_s,
+            label_selector=settings.train_labels or None,
         ),
         run_config=RunConfig(
             name=os.path.basename(home), storage_path=home, failure_config=FailureConfig(max_failures=settings.max_failures)

@@ -23,6 +23,7 @@ from fashion_dml.models.embedder import Embedder
 from fashion_dml.models.head import pca_head
 from fashion_dml.storage import Location
 from fashion_dml.training.loop import Recipe, train
+from fashion_dml.training.stopping import Ask, nobody_asks
 from fashion_dml.training.task import MetricTask
 from fashion_dml.training.team import Team
 from fashion_dml.training.validation import Validation
@@ -78,6 +79,7 @@ def run_training(
     dataset: Dataset, output: Path, made: Recipe | None = None, *, die_in_step: int | None = None,
     report: Callable[[dict[str, Any]], None] = lambda progress: None, model: dict[str, Any] | None = None,
     team: Team = Team(), lanes: int = 2, loss: Loss = Loss(margin=0.3), mode: Mode = "vertical-wise", die: Callable[[], None] | None = None,
+    asks: Callable[[], Ask] = nobody_asks,
 ) -> dict[str, Any]:  # fmt: skip
     """One specialist; `die_in_step` counts the forward passes of this call, `die` ends it (by an exception if None)."""
     task = metric_task(embedder(dataset, **(model or {})), dataset, loss, team)
@@ -95,7 +97,7 @@ def run_training(
     validation = Validation(dataset, dataset.verticals("train"), DATA) if team.rank == 0 else None
     plan = metric_plan(dataset, lanes, mode)
     read = replace(sources(dataset), attributes=task.loss.needs_attributes)
-    return train(made or recipe(), task, plan, read, validation, Location.of(output), team, report)
+    return train(made or recipe(), task, plan, read, validation, Location.of(output), team, report, asks)
 
 
 def _rank(rank: int, world: int, home: str, function: Callable[..., Any], args: tuple[Any, ...]) -> None:

@@ -1,0 +1,174 @@
+"""A Ray cluster on this machine: a head that does no work and any number of nodes, each a raylet process of its own.
+
+    python cluster/local.py --node role=data,cpus=1 --node role=train,cpus=1 --node role=serve,cpus=1
+    source cluster.env && ray job submit --working-dir . -- python -m jobs.pipeline --config jobs/configs/demo.yaml --workspace "$PWD/workspace"
+
+For development and drills: what a node has (cpus, gpus, store_mb of object store) is only claimed, any other name is a label that
+`cluster.train_labels`, `cluster.data_labels` and `serve.labels` choose by. It asks for a token, which lies with the addresses in
+the file --env, as shell variables. Ctrl-C ends it all; a node dies when its process, told on the console, is killed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from dataclasses import dataclass, field
+from pathlib import Path
+
+BIN = Path(sys.executable).parent
+START_SECONDS = 120
+STOP_SECONDS = 60
+
+
+@dataclass(frozen=True)
+class NodeSpec:
+    """What a node claims to have. store_mb: of object store, MB."""
+
+    cpus: float = 1
+    gpus: float = 0
+    store_mb: int = 256
+    labels: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def parse(cls, text: str) -> NodeSpec:
+        """`role=train,cpus=2`. Raises ValueError."""
+        known, labels = {"cpus": float, "gpus": float, "store_mb": int}, {}
+        given: dict[str, float | int] = {}
+        for part in filter(None, text.split(",")):
+            name, equals, value = part.partition("=")
+            if not equals or not name or not value:
+                raise ValueError(f"{part!r} is not NAME=VALUE")
+            if name in known:
+                given[name] = known[name](value)
+            else:
+                labels[name] = value
+        return cls(labels=labels, **given)  # type: ignore[arg-type]
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that are free now; held together, so that they differ."""
+    sockets = [socket.socket() for _ in range(count)]
+    for s in sockets:
+        s.bind(("127.0.0.1", 0))
+    ports = [s.getsockname()[1] for s in sockets]
+    for s in sockets:
+        s.close()
+    return ports
+
+
+def environment() -> dict[str, str]:
+    """This environment with the .venv first, and token authentication between the head, its workers and us."""
+    env = {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ.get('PATH', '')}"}
+    env |= {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "PYTHONUNBUFFERED": "1",
+    }
+    env.setdefault("RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S", "0")  # the job is over: there is nothing to drain
+    env.setdefault("RAY_JOB_STOP_WAIT_TIME_S", "60")  # a job that is stopped writes its checkpoints first
+    # Errors of Ray's core that it also raises in Python; on the console they only hide the table.
+    env.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    return env
+
+
+def _ray_start(env: dict[str, str], log: Path, *options: str, inside: tuple[str, ...] = ()) -> subprocess.Popen[bytes]:
+    agent, grpc, runtime = free_ports(3)
+    command = [
+        *inside, str(BIN / "ray"), "start", "--block", "--node-ip-address=127.0.0.1", "--disable-usage-stats",
+        f"--dashboard-agent-listen-port={agent}", f"--dashboard-agent-grpc-port={grpc}", f"--runtime-env-agent-port={runtime}", *options,
+    ]  # fmt: skip
+    with log.open("wb") as sink:
+        return subprocess.Popen(command, env=env, stdout=sink, stderr=subprocess.STDOUT, start_new_session=True)
+
+
+def start_head(env: dict[str, str], log: Path, *options: str) -> tuple[subprocess.Popen[bytes], str, str]:
+    """A Ray head on free local ports; (process, GCS address, dashboard address). Raises RuntimeError if it doesn't come up."""
+    gcs, dashboard, client = free_ports(3)
+    head = _ray_start(
+        env, log, "--head", f"--port={gcs}", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}",
+        f"--ray-client-server-port={client}", *options,
+    )  # fmt: skip
+    url = f"http://127.0.0.1:{dashboard}"
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline and head.poll() is None:
+        try:
+            request = urllib.request.Request(f"{url}/api/version", headers={"Authorization": f"Bearer {env['RAY_AUTH_TOKEN']}"})
+            with urllib.request.urlopen(request, timeout=2):
+                return head, f"127.0.0.1:{gcs}", url
+        except OSError:
+            time.sleep(0.2)
+    stop(head)
+    raise RuntimeError(f"Ray didn't start within {START_SECONDS} s; its log is {log}")
+
+
+def start_node(
+    env: dict[str, str], address: str, node: NodeSpec, log: Path, inside: tuple[str, ...] = ()
+) -> subprocess.Popen[bytes]:
+    """A node of the cluster at `address`, which joins by and by. inside: a command that runs it, as `unshare`."""
+    return _ray_start(
+        env, log, f"--address={address}", f"--num-cpus={node.cpus:g}", f"--num-gpus={node.gpus:g}",
+        f"--object-store-memory={node.store_mb << 20}",
+        *([f"--labels={','.join(f'{k}={v}' for k, v in node.labels.items())}"] if node.labels else []), inside=inside,
+    )  # fmt: skip
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """End a head or a node and what it started: it stops its children on SIGTERM; any that are left go with its session."""
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            print("Ray is slow to stop; ending its processes", file=sys.stderr)
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--node", action="append", default=[], metavar="NAME=VALUE,...", help="a node; may be given several times"
+    )
+    parser.add_argument("--env", default="cluster.env", help="file for addresses and token, to `source` (default: cluster.env)")
+    options = parser.parse_args()
+    try:
+        nodes = [NodeSpec.parse(text) for text in options.node or ["role=data", "role=train", "role=serve"]]
+    except ValueError as error:
+        print(f"error: --node: {error}; give for example --node role=train,cpus=2.", file=sys.stderr)
+        return 2
+    env, home, file = environment(), Path(tempfile.mkdtemp(prefix="fashion-dml-")), Path(options.env)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    head, address, dashboard = start_head(env, home / "head.log", "--num-cpus=0")
+    running = [head]
+    try:
+        for number, node in enumerate(nodes):
+            running.append(start_node(env, address, node, home / f"node-{number}.log"))
+            print(f"node {number}: process {running[-1].pid}, {json.dumps(vars(node))}")
+        file.touch(mode=0o600)
+        told = {"RAY_ADDRESS": dashboard, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": env["RAY_AUTH_TOKEN"], "RAY_GCS": address}
+        file.write_text("".join(f"export {name}={value}\n" for name, value in told.items()))
+        print(f"head: process {head.pid}, dashboard {dashboard}, logs in {home}; `source {file}` to use it, Ctrl-C to end it")
+        head.wait()
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    finally:
+        file.unlink(missing_ok=True)
+        for process in reversed(running):
+            stop(process)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
