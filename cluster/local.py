@@ -1,6 +1,7 @@
 """A Ray cluster on this machine: a head that does no work and any number of nodes, each a raylet process of its own.
 
     python cluster/local.py --node role=data,cpus=1 --node role=train,cpus=1 --node role=serve,cpus=1
+    python cluster/local.py --node role=data,cpus=1 --grow role=train,cpus=1,most=4       (the autoscaler starts 0 to 4 of those)
     source cluster.env && ray job submit --working-dir . -- python -m jobs.pipeline --config jobs/configs/demo.yaml --workspace "$PWD/workspace"
 
 For development and drills: what a node has (cpus, gpus, store_mb of object store) is only claimed, any other name is a label that
@@ -21,27 +22,31 @@ import sys
 import tempfile
 import time
 import urllib.request
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 BIN = Path(sys.executable).parent
+HEAD_ID = "f" * 51 + "00000"  # what the provider that starts raylets on this machine expects
 START_SECONDS = 120
 STOP_SECONDS = 60
 
 
 @dataclass(frozen=True)
 class NodeSpec:
-    """What a node claims to have. store_mb: of object store, MB."""
+    """What a node claims to have. store_mb: of object store, MB. most: nodes like it that the autoscaler may start."""
 
     cpus: float = 1
     gpus: float = 0
     store_mb: int = 256
+    most: int = 1
     labels: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def parse(cls, text: str) -> NodeSpec:
         """`role=train,cpus=2`. Raises ValueError."""
-        known, labels = {"cpus": float, "gpus": float, "store_mb": int}, {}
+        known, labels = {"cpus": float, "gpus": float, "store_mb": int, "most": int}, {}
         given: dict[str, float | int] = {}
         for part in filter(None, text.split(",")):
             name, equals, value = part.partition("=")
@@ -91,9 +96,43 @@ def _ray_start(env: dict[str, str], log: Path, *options: str, inside: tuple[str,
         return subprocess.Popen(command, env=env, stdout=sink, stderr=subprocess.STDOUT, start_new_session=True)
 
 
-def start_head(env: dict[str, str], log: Path, *options: str) -> tuple[subprocess.Popen[bytes], str, str]:
-    """A Ray head on free local ports; (process, GCS address, dashboard address). Raises RuntimeError if it doesn't come up."""
+def autoscaling(grow: list[NodeSpec], gcs: str, idle_minutes: float) -> dict[str, Any]:
+    """A configuration of Ray's autoscaler whose nodes are raylets on this machine; gcs: HOST:PORT of the head."""
+    kinds = {
+        f"kind-{number}": {
+            "resources": {"CPU": int(node.cpus), "GPU": int(node.gpus), "object_store_memory": node.store_mb << 20},
+            "labels": node.labels, "node_config": {}, "min_workers": 0, "max_workers": node.most,
+        }
+        for number, node in enumerate(grow)
+    }  # fmt: skip
+    return {
+        "cluster_name": "local", "max_workers": sum(node.most for node in grow), "idle_timeout_minutes": idle_minutes,
+        "provider": {
+            "type": "external", "module": "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider",
+            "use_node_id_as_ip": True, "disable_node_updaters": True, "disable_launch_config_check": True,
+            "gcs_address": gcs, "launch_multiple": True, "head_node_id": HEAD_ID,
+        },
+        "setup_commands": [], "head_setup_commands": [], "worker_setup_commands": [], "initialization_commands": [],
+        "head_start_ray_commands": [], "worker_start_ray_commands": [], "file_mounts": {}, "cluster_synced_files": [],
+        "auth": {}, "docker": {}, "head_node_type": "ray.head.default",
+        "available_node_types": {**kinds, "ray.head.default": {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0}},
+    }  # fmt: skip
+
+
+def start_head(
+    env: dict[str, str], log: Path, *options: str, grow: Sequence[NodeSpec] = (), idle_minutes: float = 1
+) -> tuple[subprocess.Popen[bytes], str, str]:
+    """A Ray head on free local ports; (process, GCS address, dashboard address). Raises RuntimeError if it doesn't come up.
+
+    grow: nodes that an autoscaler starts when there is work for them and stops after idle_minutes without.
+    """
     gcs, dashboard, client = free_ports(3)
+    if grow:
+        config = log.with_suffix(".autoscaler.json")
+        config.write_text(json.dumps(autoscaling(list(grow), f"127.0.0.1:{gcs}", idle_minutes)))
+        options = (*options, f"--autoscaling-config={config}")
+        env = {**env, "RAY_FAKE_CLUSTER": "1", "RAY_enable_autoscaler_v2": "1", "RAY_CLOUD_INSTANCE_ID": HEAD_ID,
+               "RAY_OVERRIDE_NODE_ID_FOR_TESTING": HEAD_ID, "AUTOSCALER_UPDATE_INTERVAL_S": "1"}  # fmt: skip
     head = _ray_start(
         env, log, "--head", f"--port={gcs}", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}",
         f"--ray-client-server-port={client}", *options,
@@ -141,16 +180,23 @@ def main() -> int:
     parser.add_argument(
         "--node", action="append", default=[], metavar="NAME=VALUE,...", help="a node; may be given several times"
     )
+    parser.add_argument(
+        "--grow", action="append", default=[], metavar="NAME=VALUE,...", help="a kind of node that the autoscaler starts"
+    )
+    parser.add_argument("--idle-minutes", type=float, default=1, help="after which such a node is stopped (default: 1)")
     parser.add_argument("--env", default="cluster.env", help="file for addresses and token, to `source` (default: cluster.env)")
     options = parser.parse_args()
     try:
-        nodes = [NodeSpec.parse(text) for text in options.node or ["role=data", "role=train", "role=serve"]]
+        nodes = [
+            NodeSpec.parse(text) for text in options.node or ([] if options.grow else ["role=data", "role=train", "role=serve"])
+        ]
+        grow = [NodeSpec.parse(text) for text in options.grow]
     except ValueError as error:
-        print(f"error: --node: {error}; give for example --node role=train,cpus=2.", file=sys.stderr)
+        print(f"error: --node, --grow: {error}; give for example --node role=train,cpus=2.", file=sys.stderr)
         return 2
     env, home, file = environment(), Path(tempfile.mkdtemp(prefix="fashion-dml-")), Path(options.env)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    head, address, dashboard = start_head(env, home / "head.log", "--num-cpus=0")
+    head, address, dashboard = start_head(env, home / "head.log", "--num-cpus=0", grow=grow, idle_minutes=options.idle_minutes)
     running = [head]
     try:
         for number, node in enumerate(nodes):

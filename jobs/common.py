@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -21,6 +22,7 @@ from fashion_dml.storage import Location, UserError
 from fashion_dml.training.stopping import Stopped
 from jobs.cluster_check import check_nodes
 
+KNOCK_SECONDS = 10.0
 STOPPED = 128 + signal.SIGTERM  # exit code of a job that was asked to stop
 
 S = TypeVar("S", bound=JobSettings)
@@ -40,6 +42,8 @@ def connect(workspace: str = "") -> None:
     # Workers' lines would drown a job's own output; they are in Ray's logs, and an error brings its traceback. The
     # dashboard is wanted: Ray Train asks its state API.
     local: dict[str, Any] = {} if address else {"include_dashboard": True, "dashboard_port": 0}
+    if address:
+        _knock(address)
     try:
         ray.init(address=address or "local", log_to_driver=False, logging_level=logging.WARNING, **local)
     except (ConnectionError, RuntimeError) as error:
@@ -51,6 +55,19 @@ def connect(workspace: str = "") -> None:
     for name in ("ray.data", "ray.train"):
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # says at every execution that bars are off
+
+
+def _knock(address: str) -> None:
+    """Raise UserError where nothing listens at HOST:PORT: Ray would try again for minutes."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not (colon and port.isdigit()):
+        return
+    try:
+        socket.create_connection((host, int(port)), KNOCK_SECONDS).close()
+    except OSError as error:
+        raise UserError(
+            f"No cluster answers at {address} ({error.strerror or error}): start one there, or unset RAY_ADDRESS to use this machine alone."
+        ) from error
 
 
 def _refused(address: str | None, error: Exception) -> Exception:
@@ -66,8 +83,6 @@ def _refused(address: str | None, error: Exception) -> Exception:
     said = " ".join(str(error).split())
     if said.startswith("Version mismatch"):
         return UserError(f"{said.rstrip('.')}: start this job and all nodes from one image.")
-    if isinstance(error, ConnectionError):
-        return UserError(f"No cluster answers at {address}: start one there, or unset RAY_ADDRESS to use this machine alone.")
     return error
 
 

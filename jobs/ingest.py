@@ -79,7 +79,7 @@ def written(
     dataset: Location, work: list[Work], reader: Reader, settings: IngestSettings, watch: Callable[[list[PartReport]], None]
 ) -> list[PartReport]:
     """Write the files by Ray Data, a read task each; `watch` sees the reports so far whenever one comes, and may raise."""
-    connect(str(dataset))
+    connect(settings.out or settings.workspace)
     shared, where = ray.put((reader, settings.ingest)), placed(settings.cluster.data_labels)
     address = str(dataset)
 

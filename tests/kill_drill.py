@@ -14,7 +14,7 @@ from typing import Any
 
 import psutil
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 WORKER = "ray::RayTrainWorker"
 ARGUMENTS = {
     "data.height": 32, "data.width": 32, "data.executor": "threads", "data.lanes": 2, "model.trunk": "test_efficientnet",
