@@ -22,7 +22,8 @@ def leaves(cls: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldI
             yield f"{prefix}{name}", field
 
 
-def _default(field: FieldInfo) -> str:
+def default_text(field: FieldInfo) -> str:
+    """A default as a command line or a table shows it."""
     value = field.get_default(call_default_factory=True)
     return ",".join(map(str, value)) if isinstance(value, tuple) else repr(value) if value in ("", {}) else str(value)
 
@@ -51,7 +52,7 @@ def parse_overrides(cls: type[BaseModel], argv: list[str], *, prog: str, doc: st
         section = dotted.rpartition(".")[0] or "general"
         if section not in groups:
             groups[section] = parser.add_argument_group(section)
-        text = f"{field.description or ''} (default: {_default(field)})".replace("%", "%%")
+        text = f"{field.description or ''} (default: {default_text(field)})".replace("%", "%%")
         groups[section].add_argument(f"--{dotted}", dest=dotted, metavar="VALUE", help=text, default=None)
     given = vars(parser.parse_args(argv))
     config = given.pop("config")

@@ -163,9 +163,9 @@ def test_help_lists_every_setting_with_its_default(capsys: pytest.CaptureFixture
 
 def test_defaults_given_as_arguments_are_the_defaults() -> None:
     """What --help shows can be typed."""
-    from fashion_dml.cli import _default
+    from fashion_dml.cli import default_text
 
-    argv = [a for name, field in leaves(Job) if _default(field) not in ("''", "{}") for a in (f"--{name}", _default(field))]
+    argv = [a for name, field in leaves(Job) if default_text(field) not in ("''", "{}") for a in (f"--{name}", default_text(field))]
     assert load(*argv) == Job()
 
 
