@@ -165,7 +165,9 @@ def test_defaults_given_as_arguments_are_the_defaults() -> None:
     """What --help shows can be typed."""
     from fashion_dml.cli import default_text
 
-    argv = [a for name, field in leaves(Job) if default_text(field) not in ("''", "{}") for a in (f"--{name}", default_text(field))]
+    argv = [
+        a for name, field in leaves(Job) if default_text(field) not in ("''", "{}") for a in (f"--{name}", default_text(field))
+    ]
     assert load(*argv) == Job()
 
 
