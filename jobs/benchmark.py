@@ -22,7 +22,7 @@ from pydantic import Field
 
 from fashion_dml.config import JobSettings
 from fashion_dml.storage import Location, UserError
-from jobs.benchmarks import Row, evaluate, index, ingest, losses, observe, serve, stream, train
+from jobs.benchmarks import Row, evaluate, index, ingest, losses, observe, scale, serve, stream, train
 from jobs.common import connect, main, print_table
 
 SUBJECTS: dict[str, Callable[[str], tuple[list[Row], dict[str, Any]]]] = {
@@ -32,11 +32,12 @@ SUBJECTS: dict[str, Callable[[str], tuple[list[Row], dict[str, Any]]]] = {
     "ingest": ingest.run,
     "losses": losses.run,
     "observe": observe.run,
+    "scale": scale.run,
     "serve": serve.run,
     "stream": stream.run,
     "train": train.run,
 }
-WITHOUT_RAY = ("evaluate", "index", "index-large", "ingest", "losses", "observe", "serve", "train")
+WITHOUT_RAY = ("evaluate", "index", "index-large", "ingest", "losses", "observe", "scale", "serve", "train")
 
 
 class BenchmarkSettings(JobSettings):
