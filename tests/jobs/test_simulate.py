@@ -95,7 +95,7 @@ def test_the_page_has_the_table_of_the_code() -> None:
 def test_more_gpus_are_never_slower_and_larger_batches_feed_more_of_them() -> None:
     rows = {(r["gpus"], r["batch"], r["photos"]): r for r in table()}
     assert len(rows) == 24
-    for photos in (1e6, 1e7, 1e8, 1e9):
+    for photos in (1e7, 1e8, 1e9):  # of fewer, starting is what takes time
         assert rows[8, 512, photos]["hours"] >= rows[64, 512, photos]["hours"] >= rows[512, 512, photos]["hours"]
         assert rows[512, 512, photos]["idle"] >= rows[512, 4096, photos]["idle"] >= rows[512, 16384, photos]["idle"]
     assert all(0 <= r["idle"] < 1 and r["dollars"] > 0 for r in rows.values())
