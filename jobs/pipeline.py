@@ -4,7 +4,8 @@
     ray job submit --working-dir . -- python -m jobs.pipeline --config jobs/configs/demo.yaml --workspace s3://bucket/run
 
 A stage that is complete and unchanged is skipped, an interrupted one goes on. `--from STAGE` starts later; `--force`
-throws away what the stages from there on have made and makes it again.
+throws away what the stages from there on have made and makes it again. `--dry-run` says what is there, what is to do, and about how
+long it takes here, and does nothing.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from jobs.build_index import BuildIndexSettings
 from jobs.build_index import build as build_index
 from jobs.common import console, main, write_report
 from jobs.distill import distill
+from jobs.dry_run import dry_run
 from jobs.embed import EmbedSettings, embed
 from jobs.evaluate import EvaluateSettings, measure_models
 from jobs.group_verticals import group_verticals
@@ -59,6 +61,7 @@ class PipelineSettings(Settings):
     source: str = Field("", description="folder or tar with a CSV and images (kind folder)")
     start: str = Field("", description=f"first stage to run, one of {', '.join(STAGES)}; also --from")
     force: bool = Field(False, description="make again what the stages have made")
+    dry_run: bool = Field(False, description="say what would be done, with sizes and an estimate of time; also --dry-run")
 
 
 def pipeline(settings: PipelineSettings) -> dict[str, Any]:
@@ -70,6 +73,9 @@ def pipeline(settings: PipelineSettings) -> dict[str, Any]:
     workspace = Location.of(settings.workspace)
     values = settings.model_dump(mode="json")
     stages = {name: validate(STAGES[name][1], {**values, "dataset": "", "activate": True}) for name in names}
+    if settings.dry_run:
+        dry_run(workspace, {name: validate(STAGES[name][1], {**values, "dataset": "", "activate": True}) for name in STAGES})
+        return {}
     if settings.force:
         for name in names:
             for made in STAGES[name][2]:
@@ -88,10 +94,12 @@ def pipeline(settings: PipelineSettings) -> dict[str, Any]:
 
 
 def entry(argv: list[str] | None = None) -> int:
-    """Exit code of the command line; `--from` is short for `--start`, `--force` alone means yes."""
-    args = ["--start" if a == "--from" else a for a in (sys.argv[1:] if argv is None else argv)]
-    if "--force" in args and (args[-1] == "--force" or args[args.index("--force") + 1].startswith("--")):
-        args.insert(args.index("--force") + 1, "true")
+    """Exit code of the command line; `--from` is short for `--start`, `--force` and `--dry-run` alone mean yes."""
+    short = {"--from": "--start", "--dry-run": "--dry_run"}
+    args = [short.get(a, a) for a in (sys.argv[1:] if argv is None else argv)]
+    for switch in ("--force", "--dry_run"):
+        if switch in args and (args[-1] == switch or args[args.index(switch) + 1].startswith("--")):
+            args.insert(args.index(switch) + 1, "true")
     return main(PipelineSettings, pipeline, prog="python -m jobs.pipeline", doc=__doc__, argv=args)
 
 

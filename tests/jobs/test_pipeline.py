@@ -62,9 +62,17 @@ def read(workspace: Path, name: str) -> Any:
     return json.loads((workspace / name).read_text())
 
 
+def told(workspace: Path, capsys: pytest.CaptureFixture[str]) -> str:
+    """What a dry run says."""
+    pipeline(PipelineSettings(workspace=str(workspace), dry_run=True, **TINY))
+    return capsys.readouterr().out
+
+
 @pytest.mark.cluster
-def test_the_whole_loop(ray_local: str, tmp_path: Path) -> None:
+def test_the_whole_loop(ray_local: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     settings = PipelineSettings(workspace=str(tmp_path), **TINY)
+    assert "images of the generated catalogue" in told(tmp_path, capsys)
+    assert files(tmp_path) == {}
 
     assert list(pipeline(settings)) == list(STAGES)
     first = files(tmp_path)
@@ -86,6 +94,10 @@ def test_the_whole_loop(ray_local: str, tmp_path: Path) -> None:
     assert Encoder(str(tmp_path / "unified" / "model")).dim == 16
 
     pipeline(settings)
+    assert changed(first, files(tmp_path)) == set()
+    said = told(tmp_path, capsys)
+    assert "3 of 3 trainings finished, 0 steps, 0 images to go" in said
+    assert said.count("complete") >= 4
     assert changed(first, files(tmp_path)) == set()
 
     exported = export(ExportSettings(workspace=str(tmp_path)))

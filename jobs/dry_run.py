@@ -1,0 +1,150 @@
+"""`python -m jobs.pipeline --dry-run`: the stages, what of them is there, their sizes, and about how long they take here."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from fashion_dml.config import JobSettings
+from fashion_dml.data.schema import SPLITS, Dataset
+from fashion_dml.models.embedder import Embedder
+from fashion_dml.storage import Location, read_manifest
+from fashion_dml.training.assignments import TrainSettings, assignments
+from fashion_dml.training.distill import DistillSettings, distill_plan
+from fashion_dml.training.finetune import finetune_plan
+from fashion_dml.training.loop import finished
+from jobs.common import console, print_table
+from jobs.ingest import IngestSettings, read_source
+
+TRIAL_IMAGES, TRIALS = 32, 3
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A line of the table; seconds None: not estimated."""
+
+    name: str
+    state: str
+    size: str
+    seconds: float | None
+
+
+def rates(settings: TrainSettings) -> tuple[float, float]:
+    """(training, embedding) images a second of this machine with all its cores, or its GPU, by a short trial with random weights."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    height, width = settings.data.height, settings.data.width
+    model = Embedder(settings.model.model_copy(update={"weights": "none"}), height, width).to(device)
+    model.to(memory_format=torch.channels_last)
+    images = torch.rand(TRIAL_IMAGES, 3, height, width, device=device).contiguous(memory_format=torch.channels_last)
+
+    def train() -> None:
+        model.train()
+        model(images).sum().backward()
+
+    def embed() -> None:
+        with torch.inference_mode():
+            model.eval()(images)
+
+    return _rate(train), _rate(embed)
+
+
+def _rate(work: Callable[[], None]) -> float:
+    work()
+    seconds = []
+    for _ in range(TRIALS):
+        began = time.perf_counter()
+        work()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - began)
+    return TRIAL_IMAGES / statistics.median(seconds)
+
+
+def stages_of(workspace: Location, stages: dict[str, JobSettings], speeds: tuple[float, float]) -> list[Stage]:
+    """The lines. Raises UserError for settings or a source that can't be. speeds: images a second, see `rates`."""
+    training, embedding = speeds
+    found = []
+    ingest = stages["ingest"]
+    assert isinstance(ingest, IngestSettings)
+    known = read_manifest(workspace / "dataset")
+    if known is None:
+        rows, _, _, origin = read_source(ingest)
+        found.append(Stage("ingest", "to do", f"{rows.num_rows:,} images of {origin}", None))
+        console.print("The sizes of what follows come from the dataset: run the stage ingest (jobs.ingest), then this again.")
+        return found + [Stage(name, "to do", "", None) for name in stages if name != "ingest"]
+    found.append(Stage("ingest", "complete" if _same(known, ingest) else "to do again", f"{known['images']:,} images", 0.0))
+    dataset = Dataset.open(workspace / "dataset")
+    settings = stages["distill"]
+    assert isinstance(settings, DistillSettings)
+    todo = assignments(dataset, settings, joint=settings.specialists.joint)
+    left = [a for a in todo if finished(workspace / "specialists" / a.name, a.recipe.key) is None]
+    images = sum(a.images for a in left)
+    size = f"{len(todo) - len(left)} of {len(todo)} trainings finished, {sum(a.recipe.steps for a in left):,} steps, {images:,} images to go"
+    found.append(Stage("train_specialists", "to do" if left else "complete", size, images / training))
+    counted = dataset.products.group_by("split").aggregate([("rows", "sum")]).to_pylist()
+    catalogue = dict.fromkeys(SPLITS, 0) | {row["split"]: row["rows_sum"] for row in counted}
+    passes = 2 if getattr(stages["embed"].embed, "mirror", False) else 1  # type: ignore[attr-defined]
+    teachers = (workspace / "teachers" / "manifest.json").is_file() and not left
+    found.append(
+        Stage(
+            "embed",
+            _state(teachers),
+            f"{catalogue['train']:,} images",
+            0.0 if teachers else passes * catalogue["train"] / embedding,
+        )
+    )
+    found.append(_distill(workspace, dataset, settings, training, done=teachers))
+    measured = catalogue["test"] + catalogue["query"] + catalogue["gallery"]
+    found.append(Stage("evaluate", "as needed", f"{measured:,} images of each model", 4 * measured / embedding))
+    found.append(Stage("build_index", "as needed", f"{sum(catalogue.values()):,} images", sum(catalogue.values()) / embedding))
+    return found
+
+
+def _same(known: dict[str, Any], settings: IngestSettings) -> bool:
+    return bool(known["config"] == settings.model_dump(mode="json", include={"seed", "kind", "ingest"}))
+
+
+def _state(done: bool) -> str:
+    return "complete" if done else "to do"
+
+
+def _distill(workspace: Location, dataset: Dataset, settings: DistillSettings, training: float, *, done: bool) -> Stage:
+    plan = distill_plan(dataset, settings)
+    per_step = plan.images_per_step(0)
+    steps = settings.distill.steps or max(
+        1, round(sum(a.images for a in assignments(dataset, settings, joint=False)) / per_step)
+    )
+    f, data = settings.finetune, settings.data
+    finer = f.steps * finetune_plan(dataset, settings).images_per_step(0) if f.steps else 0
+    scale = (f.height or data.height) * (f.width or data.width) / (data.height * data.width)
+    size = f"{steps:,} steps, {steps * per_step:,} images" + (
+        f"; fine-tuning {f.steps:,} steps, {finer:,} images" if finer else ""
+    )
+    complete = done and read_manifest(workspace / "unified" / "model") is not None
+    seconds = 0.0 if complete else (steps * per_step + finer * scale) / training
+    return Stage("distill", "complete or as needed" if complete else "to do", size, seconds)
+
+
+def dry_run(workspace: Location, stages: dict[str, JobSettings]) -> list[Stage]:
+    """Print the table; nothing is written."""
+    settings = stages["distill"]
+    assert isinstance(settings, DistillSettings)
+    speeds = rates(settings)
+    found = stages_of(workspace, stages, speeds)
+    rows = [(s.name, s.state, s.size, "" if s.seconds is None else _clock(s.seconds)) for s in found]
+    print_table(f"What the pipeline would do in {workspace}", ("stage", "state", "size", "about"), rows)
+    device = "this machine's GPU" if torch.cuda.is_available() else f"all {torch.get_num_threads()} cores of this machine"
+    console.print(
+        f"[dim]by a trial on {device}: {speeds[0]:.0f} images/s trained, {speeds[1]:.0f} embedded; start-up of half a minute a stage, "
+        "validation and checkpoints come on top[/dim]"
+    )
+    return found
+
+
+def _clock(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
