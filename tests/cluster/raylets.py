@@ -44,6 +44,11 @@ def until(true: Callable[[], Any], seconds: float = SECONDS, what: str = "") -> 
     return value
 
 
+def can_run(inside: tuple[str, ...]) -> bool:
+    """Whether this user may run commands inside such another, as `unshare --mount`."""
+    return subprocess.run([*inside, "true"], capture_output=True, check=False).returncode == 0
+
+
 @dataclass
 class Raylets:
     """A running cluster; `nodes` by name."""

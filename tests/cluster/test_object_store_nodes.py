@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from raylets import raylets
+from raylets import can_run, raylets
 from s3_server import s3_server
 from test_node_drills import TINY
 
@@ -23,15 +21,11 @@ NODES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-def _can_unshare() -> bool:
-    return os.getuid() == 0 and subprocess.run([*PRIVATE, "true"], capture_output=True, check=False).returncode == 0
-
-
 def aws(env: dict[str, str]) -> dict[str, str]:
     return {name: value for name, value in env.items() if name.startswith("AWS_")}
 
 
-@pytest.mark.skipif(not _can_unshare(), reason="mounts of its own need root")
+@pytest.mark.skipif(not can_run(PRIVATE), reason="mounts of its own need root")
 def test_nodes_that_share_no_path_share_the_object_store(tmp_path: Path) -> None:
     config = tmp_path / "tiny.yaml"
     config.write_text(yaml.safe_dump(TINY))
