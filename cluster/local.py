@@ -131,7 +131,8 @@ def start_head(
         config = log.with_suffix(".autoscaler.json")
         config.write_text(json.dumps(autoscaling(list(grow), f"127.0.0.1:{gcs}", idle_minutes)))
         options = (*options, f"--autoscaling-config={config}")
-        env = {**env, "RAY_FAKE_CLUSTER": "1", "RAY_enable_autoscaler_v2": "1", "RAY_CLOUD_INSTANCE_ID": HEAD_ID,
+        told = [{"resources": {"CPU": node.cpus, "GPU": node.gpus}, "most": node.most, "labels": node.labels} for node in grow]
+        env = {**env, "FASHION_DML_GROWTH": json.dumps(told), "RAY_FAKE_CLUSTER": "1", "RAY_enable_autoscaler_v2": "1", "RAY_CLOUD_INSTANCE_ID": HEAD_ID,
                "RAY_OVERRIDE_NODE_ID_FOR_TESTING": HEAD_ID, "AUTOSCALER_UPDATE_INTERVAL_S": "1"}  # fmt: skip
     head = _ray_start(
         env, log, "--head", f"--port={gcs}", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}",

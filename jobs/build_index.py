@@ -137,7 +137,7 @@ def build(settings: BuildIndexSettings) -> dict[str, Any]:
         console.print(f"{index} is complete and unchanged: version {known}")
         return _finish(settings, started, index, known, built=False)
     connect(settings.workspace)
-    where = placed(settings.cluster.data_labels)
+    where = placed(settings.cluster.data_labels, "cluster.data_labels")
     embeddings = ensure_embeddings(workspace, dataset, [EmbedRequest(str(model_dir), parts)], settings.embed, settings.cluster)
     # CODES, so that no interrupted build of the layout without that file goes on.
     version = _version(index, sha256_json({"inputs": inputs, "config": config, "layout": versions.CODES})[:8])

@@ -80,7 +80,7 @@ def written(
 ) -> list[PartReport]:
     """Write the files by Ray Data, a read task each; `watch` sees the reports so far whenever one comes, and may raise."""
     connect(settings.out or settings.workspace)
-    shared, where = ray.put((reader, settings.ingest)), placed(settings.cluster.data_labels)
+    shared, where = ray.put((reader, settings.ingest)), placed(settings.cluster.data_labels, "cluster.data_labels")
     address = str(dataset)
 
     def task(ref: Any) -> Callable[[], Iterator[pa.Table]]:

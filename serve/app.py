@@ -102,7 +102,7 @@ def build(args: dict[str, Any]) -> Application:
     settings, workspace = whole.serve, Location.of(whole.workspace)
     index, catalog = index_root(workspace), str(workspace / CATALOG)
     manifest, _ = read_version(index, require_current(index).version)
-    where = placed(settings.labels)
+    where = placed(settings.labels, "serve.labels")
     slots = settings.shard_actors or len(manifest.shards)
     encoder = (
         None

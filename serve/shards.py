@@ -22,7 +22,7 @@ from ray.exceptions import RayActorError
 from ray.serve.config import DeploymentActorConfig
 
 from fashion_dml.config import Serve
-from fashion_dml.data.placement import placed
+from fashion_dml.data.placement import selector
 from fashion_dml.index.follow import Behind
 from fashion_dml.storage import UserError
 from serve.metrics import FAILOVERS, HEDGES
@@ -42,7 +42,7 @@ def shard_actors(index: str, catalog: str, slots: int, settings: Serve) -> list[
         DeploymentActorConfig(
             name=actor_name(slot, replica), actor_class=ShardActor,
             init_args=(index, slot, slots, catalog, settings.shard_threads, settings.shard_gpus > 0, settings.keep_s),
-            actor_options={"num_cpus": settings.shard_cpus, "num_gpus": settings.shard_gpus, "scheduling_strategy": "SPREAD"} | placed(settings.labels),
+            actor_options={"num_cpus": settings.shard_cpus, "num_gpus": settings.shard_gpus, "scheduling_strategy": "SPREAD"} | selector(settings.labels),
         )
         for slot in range(slots)
         for replica in range(settings.shard_replicas)

@@ -190,9 +190,7 @@ class Cluster(Section):
     train_labels: Labels = Field(
         {}, description="labels of the nodes that training workers and embedding actors run on, as {role: train}; empty: any"
     )
-    data_labels: Labels = Field(
-        {}, description="labels of the nodes that read, decode and build the index, where there are some; empty: any"
-    )
+    data_labels: Labels = Field({}, description="labels of the nodes that read, decode and build the index; empty: any")
     max_failures: Annotated[int, Field(ge=-1)] = Field(
         8, description="times a run goes on after a worker has died; -1: without end, for spot nodes"
     )

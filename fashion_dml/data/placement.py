@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+import yaml
+
+from fashion_dml.storage import UserError
+
 Labels = dict[str, str]
-UNLIMITED = 1_000_000  # nodes of a group without a maximum
+GROWTH = "FASHION_DML_GROWTH"
+"""Environment variable of a job: JSON list of {"resources", "most", "labels"}, the kinds of nodes that an autoscaler may start."""
+BOOTSTRAP = Path("~/ray_bootstrap_config.yaml")  # where `ray up` leaves its file, on the head, on which jobs' drivers run
 
 
 @dataclass(frozen=True)
 class Grown:
-    """A kind of node that the autoscaler may start, `most` of them; its labels aren't told."""
+    """A kind of node that the autoscaler may start, `most` of them."""
 
     resources: dict[str, float]
     most: int
+    labels: Labels = field(default_factory=dict)
 
 
 def living() -> list[dict[str, Any]]:
@@ -25,23 +35,57 @@ def living() -> list[dict[str, Any]]:
 
 
 def growth() -> list[Grown]:
-    """What the autoscaler may start; empty where there is none."""
-    import ray
+    """What the autoscaler may start, as far as this job is told: Ray itself doesn't say. Empty where there is none.
 
-    config = ray._private.state.state.get_cluster_config()
-    groups = config.node_group_configs if config is not None else ()
-    return [Grown(dict(g.resources), g.max_count if g.max_count >= 0 else UNLIMITED) for g in groups if g.max_count]
+    Raises UserError where GROWTH can't be read.
+    """
+    if text := os.environ.get(GROWTH):
+        try:
+            return [Grown(dict(g["resources"]), int(g["most"]), dict(g.get("labels") or {})) for g in json.loads(text)]
+        except (ValueError, TypeError, KeyError) as error:
+            raise UserError(f'{GROWTH} is {text[:80]!r}; give a JSON list of {{"resources", "most", "labels"}}.') from error
+    file = BOOTSTRAP.expanduser()
+    if not file.is_file():
+        return []
+    config = yaml.safe_load(file.read_text(encoding="utf-8"))
+    kinds = {name: kind for name, kind in config["available_node_types"].items() if name != config["head_node_type"]}
+    return [Grown(kind["resources"], int(kind["max_workers"]), kind.get("labels") or {}) for kind in kinds.values()]
 
 
-def placed(labels: Labels) -> dict[str, Any]:
-    """Options of tasks and actors that prefer nodes with these labels: they go elsewhere only where there are and will be none."""
-    if not labels or not (growth() or any(labels.items() <= node["Labels"].items() for node in living())):
-        return {}
-    return {"label_selector": labels}
+def have(labels: Labels, nodes: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Those of the nodes that have all these labels."""
+    return [node for node in nodes if labels.items() <= node["Labels"].items()]
+
+
+def may_grow(labels: Labels, grown: list[Grown]) -> list[Grown]:
+    """Those kinds of nodes that have all these labels."""
+    return [g for g in grown if labels.items() <= g.labels.items()]
+
+
+def selector(labels: Labels) -> dict[str, Any]:
+    """Options that put tasks and actors on nodes with these labels, and nowhere else."""
+    return {"label_selector": labels} if labels else {}
+
+
+def placed(labels: Labels, setting: str) -> dict[str, Any]:
+    """`selector`, for the driver of a job. Raises UserError where no node has the labels of `setting` and none can come."""
+    if labels and (why := absent(labels, setting, living(), growth())):
+        raise UserError(why)
+    return selector(labels)
+
+
+def absent(labels: Labels, setting: str, nodes: list[dict[str, Any]], grown: list[Grown]) -> str:
+    """Why nothing can run on nodes with these labels; "" where something can."""
+    if have(labels, nodes) or may_grow(labels, grown):
+        return ""
+    return (
+        f"The cluster has no node with {in_words(labels)}, and no autoscaler that is known to bring one: change {setting}, "
+        f"or start nodes with `ray start --labels`."
+    )
 
 
 def in_words(labels: Labels) -> str:
-    return ", ".join(f"{name} = {value}" for name, value in labels.items()) or "any labels"
+    return ", ".join(f"{name} = {value}" for name, value in labels.items())
 
 
 def told(labels: Labels) -> str:

@@ -26,7 +26,7 @@ class Sources:
     """Where a plan's files are, and what to read of them.
 
     targets: vertical -> embeddings directory of its teacher (distillation). attributes: read those of the images, too.
-    labels: of the nodes whose tasks read them, where there are such nodes.
+    labels: of the nodes whose tasks read them; empty: any.
     """
 
     images: str

@@ -19,7 +19,7 @@ import pyarrow as pa
 from fashion_dml.config import Data
 from fashion_dml.data.ahead import ahead
 from fashion_dml.data.batch import Batch, to_batch
-from fashion_dml.data.placement import placed
+from fashion_dml.data.placement import selector
 from fashion_dml.data.plan import Cursor, Near, Plan, Window
 from fashion_dml.data.ray_data import quiet_context, task_source
 from fashion_dml.data.read import Sources, read_window, with_pixels
@@ -154,7 +154,7 @@ def _ray_tables(
     context.execution_options.preserve_order = True
     context.execution_options.resource_limits = ExecutionResources.for_limits(object_store_memory=settings.prefetch_bytes)
     context.target_max_block_size = BLOCK_BYTES
-    where = placed(sources.labels)
+    where = selector(sources.labels)
     while tasks := [_reader(shared, run, sources, size) for run in itertools.islice(runs, EXECUTION_TASKS)]:
         with DataContext.current(context):
             dataset = ray.data.read_datasource(task_source(tasks), override_num_blocks=len(tasks), num_cpus=0.25, **where)

@@ -85,7 +85,7 @@ def _execute(work: list[dict[str, Any]], settings: Embed, cluster: Cluster) -> N
         done = items.map(
             EmbedActor,  # type: ignore[arg-type]  # Ray types a class of callables as a callable
             fn_constructor_args=(settings.batch_images, actors), compute=ActorPoolStrategy(size=actors),
-            num_cpus=cluster.cpus_per_worker, num_gpus=cluster.gpus_per_worker or None, **placed(cluster.train_labels),
+            num_cpus=cluster.cpus_per_worker, num_gpus=cluster.gpus_per_worker or None, **placed(cluster.train_labels, "cluster.train_labels"),
         )  # fmt: skip
         rows = sum(int(batch["rows"].sum()) for batch in done.iter_batches(batch_size=None, batch_format="numpy"))
     expected = sum(_rows(w["images"]) for w in work)

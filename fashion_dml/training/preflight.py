@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from fashion_dml.config import Cluster
-from fashion_dml.data.placement import Grown, in_words, told
+from fashion_dml.data.placement import Grown, absent, have, may_grow, told
 
 Resources = dict[str, float]
 DATA_CPUS = 0.25  # a Ray Data read task asks for this much
@@ -20,16 +20,14 @@ def refusal(settings: Cluster, nodes: list[dict[str, Any]], grown: list[Grown]) 
 
     nodes: the living ones, as `ray.nodes()` tells of them. grown: groups of nodes that the autoscaler may start.
     """
-    train, data = (_with(nodes, labels) for labels in (settings.train_labels, settings.data_labels))
-    if not train and not grown:
-        return (
-            f"The cluster has no node with {in_words(settings.train_labels)}, and no autoscaler that could bring one: change "
-            f"cluster.train_labels, or start nodes with `ray start --labels`."
-        )
+    for labels, setting in ((settings.train_labels, "cluster.train_labels"), (settings.data_labels, "cluster.data_labels")):
+        if labels and (why := absent(labels, setting, nodes, grown)):
+            return why
+    train, grown = have(settings.train_labels, nodes), may_grow(settings.train_labels, grown)
     most = _most(train, grown)
     where = told(settings.train_labels)
     # With nodes of its own, Ray Data needs nothing of those that train.
-    data_cpus = 0 if settings.data_labels and (data or grown) else DATA_CPUS
+    data_cpus = 0 if settings.data_labels else DATA_CPUS
     cpus, gpus = settings.fewest * settings.cpus_per_worker, settings.fewest * settings.gpus_per_worker
     if cpus + data_cpus > most.get("CPU", 0):
         more = f", and Ray Data needs {data_cpus} more" if data_cpus else ""
@@ -61,7 +59,7 @@ def refusal(settings: Cluster, nodes: list[dict[str, Any]], grown: list[Grown]) 
 
 def waiting(settings: Cluster, nodes: list[dict[str, Any]], free: dict[str, Resources], grown: list[Grown]) -> str:
     """What a run waits for whose workers haven't begun. free: resources that nobody uses now, by node id."""
-    train = _with(nodes, settings.train_labels)
+    train, grown = have(settings.train_labels, nodes), may_grow(settings.train_labels, grown)
     names = ["CPU", *(["GPU"] if settings.gpus_per_worker else [])]
     total, left = _sum(n["Resources"] for n in train), _sum(free.get(n["NodeID"], {}) for n in train)
     here = " and ".join(f"{left.get(name, 0):g} of {total.get(name, 0):g} {name}s" for name in names)
@@ -85,10 +83,6 @@ def packed(node: Resources, settings: Cluster) -> int:
     return int(min(node.get(name, 0) // amount for name, amount in wanted.items() if amount))
 
 
-def _with(nodes: list[dict[str, Any]], labels: dict[str, str]) -> list[dict[str, Any]]:
-    return [node for node in nodes if labels.items() <= node["Labels"].items()]
-
-
 def _sum(found: Iterable[Resources]) -> Resources:
     total: Resources = {}
     for resources in found:
@@ -98,7 +92,7 @@ def _sum(found: Iterable[Resources]) -> Resources:
 
 
 def _most(train: list[dict[str, Any]], grown: list[Grown]) -> Resources:
-    """Resources of these nodes, or of all that the autoscaler may start, whose labels aren't known."""
+    """Resources of these nodes, or of all that the autoscaler may start."""
     here = _sum(n["Resources"] for n in train)
     later = _sum({name: amount * g.most for name, amount in g.resources.items()} for g in grown)
     return {name: max(here.get(name, 0), later.get(name, 0)) for name in here | later}

@@ -213,3 +213,16 @@ def test_policies_close_what_is_not_asked_for() -> None:
 def test_kustomize_lists_files_that_are_there() -> None:
     listed = yaml.safe_load((HOME / "kustomization.yaml").read_text())["resources"]
     assert all((HOME / name).is_file() for name in listed)
+
+
+def test_jobs_are_told_what_the_autoscaler_may_bring() -> None:
+    for cluster in CLUSTERS:
+        env = {e["name"]: e for e in cluster["headGroupSpec"]["template"]["spec"]["containers"][0]["env"]}
+        told = json.loads(env["FASHION_DML_GROWTH"]["value"])
+        groups = cluster["workerGroupSpecs"]
+        assert [(g["labels"], g["most"]) for g in told] == [(g["labels"], g["maxReplicas"]) for g in groups]
+        for one, group in zip(told, groups, strict=True):
+            limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
+            assert one["resources"] == {"CPU": int(limits["cpu"])} | (
+                {"GPU": int(limits["nvidia.com/gpu"])} if "nvidia.com/gpu" in limits else {}
+            )

@@ -20,7 +20,7 @@ def node(cpus: float, gpus: float = 0, **labels: str) -> dict[str, Any]:
 
 
 TRAIN = {"role": "train"}
-GPU_NODES = Grown({"CPU": 16, "GPU": 4}, 2)
+GPU_NODES = Grown({"CPU": 16, "GPU": 4}, 2, TRAIN)
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,8 @@ def test_what_fits(settings: Cluster, nodes: list[dict[str, Any]], grown: list[G
         (Cluster(workers=4), [node(2)], [], "4 workers x 0.5 CPUs = 2, and Ray Data needs 0.25 more, but the cluster has 2 CPUs at most: lower "),
         (Cluster(workers=2, gpus_per_worker=1), [node(8)], [], "2 workers x 1 GPUs = 2, but the cluster has 0 GPUs at most: lower "),
         (Cluster(workers=9, gpus_per_worker=1), [node(8)], [GPU_NODES], "9 workers x 1 GPUs = 9, but the cluster has 8 GPUs at most: lower"),
-        (Cluster(train_labels=TRAIN), [node(8), node(8, role="data")], [], "The cluster has no node with role = train, and no autoscaler that could"),
+        (Cluster(train_labels=TRAIN), [node(8), node(8, role="data")], [], "The cluster has no node with role = train, and no autoscaler that is known"),
+        (Cluster(data_labels={"role": "data"}), [node(8)], [GPU_NODES], "The cluster has no node with role = data"),
         (Cluster(workers=4, train_labels=TRAIN), [node(8), node(1, role="train")], [], "but the cluster has 1 CPUs at most on nodes with role = train: lower"),
         (Cluster(workers=2, cpus_per_worker=2), [node(1)] * 6, [], "Nodes hold 0 workers of 2 CPUs at most, since a worker must fit on one"),
         (Cluster(workers=2, cpus_per_worker=9, gpus_per_worker=4), [], [Grown({"CPU": 8, "GPU": 4}, 4)], "hold 0 workers of 9 CPUs and 4 GPUs at most"),
