@@ -72,17 +72,14 @@ def _knock(address: str) -> None:
 
 def _refused(address: str | None, error: Exception) -> Exception:
     """A sentence for what keeps this process out of a cluster; the error itself where that isn't known."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, ray.exceptions.AuthenticationError):
-            return UserError(
-                f"The cluster at {address} refuses this job's token: set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or "
-                "RAY_AUTH_TOKEN_PATH to the token that the cluster was started with."
-            )
-        cause = cause.__cause__ or cause.__context__
     said = " ".join(str(error).split())
     if said.startswith("Version mismatch"):
         return UserError(f"{said.rstrip('.')}: start this job and all nodes from one image.")
+    if isinstance(error, ConnectionError):  # something listens there: _knock has looked
+        return UserError(
+            f"The cluster at {address} refuses this job's token: set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or "
+            "RAY_AUTH_TOKEN_PATH to the token that the cluster was started with."
+        )
     return error
 
 

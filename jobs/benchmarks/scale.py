@@ -1,111 +1,185 @@
-"""More workers and more nodes: a specialists' run with 1, 2 and 4 workers over as many raylets, and whether the simulator foresees it.
+"""How well a run's makespan is predicted: specialists with 1, 2 and 4 workers on raylets of this machine, and what GPUs would take.
 
-Rows `predicted_over_measured_makespan/N`: the larger over the smaller of the two, N workers. The simulator's costs are measured on another
-run, of one worker and other trainings. Rows `images_per_s_over_one_worker/N`: what more workers bring on this machine, whose cores
-they share. The details hold predictions for clusters that can't be had here: docs/scale.md says by which assumptions.
+Rows `predicted_over_measured_makespan/W`: the larger of predicted over measured and its inverse. The prediction knows the cost of a step
+and of what surrounds it from a run of one worker on another catalogue (other products, verticals and lengths), how much cores that are
+all busy slow each other down from steps run side by side, and how many cores there are; the rest is `fashion_dml.training.simulate`. The makespan is from
+the first training's begin, all workers standing, to the last published model; the start-up before it stands in the details.
+Rows `images_per_s_over_one_worker/W`: of the same trainings; workers share the machine's cores, so this says what a core more is worth.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
-import shutil
-import statistics
 import subprocess
 import sys
-from dataclasses import asdict
+import tempfile
+from pathlib import Path
 from typing import Any
 
-from fashion_dml.config import Generated, Ingest
-from fashion_dml.storage import Location
+import pyarrow.parquet as pq
+import torch
+
+from fashion_dml.config import Data, Generated, Ingest, Model
+from fashion_dml.data.ingest import finish, prepare
+from fashion_dml.data.schema import Dataset
+from fashion_dml.data.shards import write_part
+from fashion_dml.data.sources.generated.source import read_generated
+from fashion_dml.storage import Location, UserError, read_manifest
+from fashion_dml.training.simulate import simulate
 from jobs.benchmarks import Row
-from jobs.benchmarks.scale_table import table
-from jobs.benchmarks.simulate import Costs, Nodes, simulate
+from jobs.benchmarks.scale_costs import Parts, Times, decode_seconds, free_cores, jobs_of, parts, side_by_side, times
+from jobs.benchmarks.scale_run import Record, Run
+from jobs.benchmarks.scale_table import ScaleSettings, markdown, predictions
+from jobs.common import console
 
-WORKERS = (1, 2, 4)
-IMAGES = 32  # of a step: 16 products x 2
-EPOCHS = 4.0
-CALIBRATION = {"a-and-b": [0, 1], "c-and-d": [2, 3], "e": [4], "f": [5]}
-MEASURED = {"a-b-and-c": [0, 1, 2], "d-and-e": [3, 4], "f": [5]}
-
-
-def prepared(workspace: str, name: str) -> tuple[str, list[str]]:
-    """(a workspace with a generated dataset of 6 verticals and nothing else, its verticals)."""
-    from fashion_dml.data.schema import Dataset
-    from jobs.ingest import IngestSettings, ingest
-
-    home = f"{workspace}/benchmark/scale"
-    drawn = Generated(products_per_vertical=128, verticals=6, max_variants=3, test_share=0, image_height=96, image_width=96)
-    ingest(
-        IngestSettings(kind="generated", workspace=home, ingest=Ingest(generated=drawn, short_side=96, validation_share=0.05))
-    )
-    run = f"{home}/{name}"
-    shutil.rmtree(run, ignore_errors=True)
-    os.makedirs(run)
-    os.symlink(f"{home}/dataset", f"{run}/dataset")
-    return run, Dataset.open(Location.of(f"{home}/dataset")).verticals("train")
+MODEL = Model(trunk="test_efficientnet", weights="none", dim=64)
+DATA = Data(height=64, width=64, lanes=2)
+LIMIT = 1.2  # predicted over measured, either way
+DRAFT_S = 900  # a run that takes longer hangs
 
 
-def measured(workspace: str, name: str, groups: dict[str, list[int]], workers: int) -> dict[str, Any]:
-    """What scale_run tells of a run with so many workers, each on a raylet of its own."""
-    run, verticals = prepared(workspace, name)
-    asked = {
-        "workspace": run, "workers": workers, "raylets": workers, "epochs": EPOCHS,
-        "groups": {group: [verticals[i] for i in members] for group, members in groups.items()},
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    """products: of a vertical; epochs: passes of a specialist; workers: of the runs that are predicted."""
+
+    products: int = 64
+    epochs: int = 40
+    calibration_epochs: int = 30
+    keep_every: int = 50
+    products_per_batch: int = 16
+    workers: tuple[int, ...] = (1, 2, 4)
+
+
+def catalogue(out: str, seed: int, generated: Generated, short_side: int = 128) -> str:
+    """A generated dataset, made once; returns its address."""
+    location = Location.of(out)
+    settings = Ingest(generated=generated, validation_share=0.1, short_side=short_side)
+    config = {"seed": seed, "ingest": settings.model_dump(mode="json")}
+    known = read_manifest(location)
+    if known is None or known["config"] != config:
+        rows, reader = read_generated(generated, seed)
+        prepared = prepare(rows, "the generated catalogue", settings, seed, {})
+        reports = [write_part(location, w.part, w.rows, reader, settings, w.images_per_group, w.key) for w in prepared.work]
+        finish(location, prepared, reports, settings, config, {}, 0.0)
+    return out
+
+
+def settings_of(workers: int, groups: dict[str, list[str]], epochs: int, sizes: Sizes) -> dict[str, Any]:
+    """Of one run; a worker takes most of its raylet's CPU, and the rest is for reading."""
+    return {
+        "data": DATA.model_dump(mode="json"), "model": MODEL.model_dump(mode="json"),
+        "specialists": {
+            "epochs": epochs, "min_steps": 1, "products_per_batch": sizes.products_per_batch, "groups": groups, "joint": False,
+            "validate_every": sizes.keep_every, "checkpoint_every": sizes.keep_every,
+        },
+        "cluster": {"workers": workers, "cpus_per_worker": 0.75, "threads_per_worker": 1, "max_failures": 0},
     }  # fmt: skip
-    env = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")} | {"RAY_USAGE_STATS_ENABLED": "0"}
-    done = subprocess.run(
-        [sys.executable, "-m", "jobs.benchmarks.scale_run", json.dumps(asked)],
-        env=env,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+
+
+def measured(run: Run) -> Record:
+    """The record of a run in processes of its own. Raises UserError when it fails."""
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+    with tempfile.TemporaryDirectory() as home:
+        file = Path(home) / "run.json"
+        file.write_text(json.dumps(dataclasses.asdict(run)))
+        command = [sys.executable, "-m", "jobs.benchmarks.scale_run", str(file)]
+        done = subprocess.run(command, capture_output=True, text=True, env=clean, check=False, timeout=DRAFT_S)
     if done.returncode:
-        raise RuntimeError(f"the run with {workers} workers failed:\n{done.stderr[-3000:]}")
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
+        raise UserError(
+            f"A run on {run.raylets} raylets failed: {(done.stderr.strip().splitlines() or ['no reason given'])[-1]}"
+        )
+    return Record.of(done.stdout.strip().splitlines()[-1])
 
 
-def costs_of(run: dict[str, Any]) -> Costs:
-    """What a training costs here, from a run of one worker: two long trainings, the first on a cold worker, then two short ones."""
-    ends = sorted(run["ended"].items(), key=lambda e: e[1])
-    names, times = [n for n, _ in ends], [0.0, *(t for _, t in ends)]
-    took = {name: times[i + 1] - times[i] for i, name in enumerate(names)}
-    steps = run["steps"]
-    cold, warm, *short = names
-    short_s, short_n = statistics.mean(took[n] for n in short), statistics.mean(steps[n] for n in short)
-    step = (took[warm] - short_s) / (steps[warm] - short_n)
-    total = sum(steps.values())
-    fixed = max(0.0, short_s - short_n * step)
-    first = max(0.0, took[cold] - steps[cold] * step - fixed)
-    busy = run["cpu"]["training"] - len(names) * fixed - first  # what isn't steps keeps about one core busy
-    return Costs(
-        image_s=step / IMAGES, image_cpu_s=max(step, busy / total) / IMAGES, fixed_s=fixed, first_s=first, start_s=run["start"]
-    )
+def files_of(dataset: str, most: int = 200) -> list[bytes]:
+    """Image files of a dataset's first part."""
+    part = sorted(Path(dataset, "images").rglob("*.parquet"))[0]
+    found: list[bytes] = pq.read_table(part, columns=["image"])["image"].to_pylist()
+    return found[:most]
 
 
-def cores_left(run: dict[str, Any]) -> float:
-    """Cores of this machine that Ray's own processes don't take, by what they took in a run."""
-    return max(0.5, (os.cpu_count() or 1) - run["cpu"]["rest"] / run["makespan"])
-
-
-def run(workspace: str) -> tuple[list[Row], dict[str, Any]]:
+def run(workspace: str, sizes: Sizes = Sizes()) -> tuple[list[Row], dict[str, Any]]:
     """All rows of `scale`, and what they were computed from."""
-    calibration = measured(workspace, "calibration", CALIBRATION, 1)
-    costs, cores = costs_of(calibration), cores_left(calibration)
-    rows: list[Row] = []
-    details: dict[str, Any] = {"calibration": calibration, "costs": asdict(costs), "cores": cores, "runs": {}}
-    rates: dict[int, float] = {}
-    for workers in WORKERS:
-        found = measured(workspace, f"workers-{workers}", MEASURED, workers)
-        said = simulate(list(found["steps"].values()), IMAGES, costs, Nodes(workers, cores=cores))
-        ratio = said.makespan / found["makespan"]
-        rates[workers] = sum(found["steps"].values()) * IMAGES / found["makespan"]
-        details["runs"][workers] = found | {"predicted": asdict(said)}
-        rows.append(Row(f"predicted_over_measured_makespan/{workers}", max(ratio, 1 / ratio), "ratio", 1.2, "lower"))
-    rows += [
-        Row(f"images_per_s_over_one_worker/{w}", rates[w] / rates[WORKERS[0]], "ratio", None, "higher") for w in WORKERS[1:]
-    ]
-    details["predictions"] = table()
-    return rows, details
+    home = f"{workspace}/benchmark/scale"
+    generated = Generated(products_per_vertical=sizes.products, verticals=8, test_share=0)
+    other = catalogue(
+        f"{home}/calibration",
+        1,
+        generated.model_copy(update={"verticals": 3, "products_per_vertical": sizes.products * 5 // 4}),
+    )
+    tall = Generated(products_per_vertical=20, verticals=1, test_share=0, image_height=384, image_width=256)
+    large = catalogue(f"{home}/large", 2, tall, short_side=256)
+    dataset = catalogue(f"{home}/dataset", 0, generated)
+    names = _verticals(dataset)
+    groups = {"three": names[:3], "two": names[3:5]}
+    batch = DATA.lanes * sizes.products_per_batch * 2
+    cores = os.cpu_count() or 1
+    alone, together = (side_by_side(MODEL, DATA.height, DATA.width, batch, n) for n in (1, cores))
+    console.print(f"a step of {batch} images: {1000 * alone:.0f} ms, {1000 * together:.0f} ms on every core at once")
+
+    pair = {"pair": _verticals(other)[:2]}
+    calibration = measured(
+        Run(other, f"{home}/models", settings_of(1, pair, sizes.calibration_epochs, sizes), raylets=1, store=True)
+    )
+    costs = parts(calibration, sizes.keep_every)
+    capacity = free_cores(alone, together, cores, costs)
+    console.print(f"one worker on another catalogue: {_told(costs)}; {capacity:.2f} cores when all are busy")
+    found = {
+        n: measured(Run(dataset, f"{home}/models", settings_of(n, groups, sizes.epochs, sizes), raylets=n))
+        for n in sizes.workers
+    }
+    rows, shown = compared(found, costs, capacity, sizes.keep_every)
+    details: dict[str, Any] = {
+        "step_alone_s": alone, "step_on_every_core_s": together, "free_cores": capacity, "parts": dataclasses.asdict(costs),
+        "calibration": _details(calibration, costs, sizes.keep_every), "runs": shown,
+        "decode_s": {f"{DATA.height}x{DATA.width}": decode_seconds(files_of(dataset), DATA.height, DATA.width),
+                     "224x224 of 384x256": decode_seconds(files_of(large), 224, 224)},
+        "store_bytes_s": calibration.store_bytes_s, "torch": torch.__version__,
+    }  # fmt: skip
+    table = predictions(ScaleSettings())
+    console.print(markdown(table))
+    return rows, details | {"predictions": [p.as_dict() for p in table]}
+
+
+def compared(found: dict[int, Record], costs: Parts, capacity: float, keep_every: int) -> tuple[list[Row], dict[str, Any]]:
+    """Rows of the runs by workers, and what they were computed from."""
+    rows, more, shown = [], [], {}
+    first = times(next(iter(found.values())))
+    for workers, record in found.items():
+        predicted = simulate(jobs_of(record, costs, keep_every), workers, {"cores": capacity})
+        took = times(record)
+        ratio = predicted.makespan / took.makespan
+        rows.append(Row(f"predicted_over_measured_makespan/{workers}", max(ratio, 1 / ratio), "ratio", LIMIT, "lower"))
+        if workers > 1:
+            name = f"images_per_s_over_one_worker/{workers}"
+            more.append(Row(name, first.makespan / took.makespan, "ratio", None, "higher"))
+        begun = min(e.at for e in record.events if e.kind == "take")
+        shown[str(workers)] = _details(record, parts(record, keep_every), keep_every) | {
+            "predicted_over_measured": ratio, "predicted_ends": predicted.ends,
+            "ends": {e.name: round(e.at - begun, 2) for e in record.events if e.kind == "end"},
+        }  # fmt: skip
+        console.print(
+            f"{workers} workers: {took.makespan:.1f} s after {took.startup:.1f} s, predicted over measured {ratio:.2f}"
+        )
+    return rows + more, shown
+
+
+def _verticals(dataset: str) -> list[str]:
+    return Dataset.open(dataset).verticals("train")
+
+
+def _details(record: Record, costs: Parts, keep_every: int) -> dict[str, Any]:
+    took: Times = times(record)
+    images = sum(images for _, images in record.trainings.values())
+    return {
+        "startup_s": took.startup, "makespan_s": took.makespan, "images_per_s": images / took.makespan,
+        "trainings": record.trainings, "parts": dataclasses.asdict(costs),
+    }  # fmt: skip
+
+
+def _told(costs: Parts) -> str:
+    return ", ".join(
+        f"{name} {part.seconds:.3g} s ({part.cores:.3g} core s)" for name, part in ((f.name, getattr(costs, f.name)) for f in dataclasses.fields(costs))
+    )  # fmt: skip

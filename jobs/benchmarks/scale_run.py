@@ -1,114 +1,188 @@
-"""One specialists' run over several raylets of this machine, timed from inside: a process of its own, of `jobs.benchmark scale`.
+"""One run of specialists on raylets of its own, with what happened when: the process that `jobs.benchmarks.scale` starts.
 
-    python -m jobs.benchmarks.scale_run '{"workspace": "...", "workers": 2, "raylets": 2, "groups": {"a": ["bags"]}, "epochs": 2}'
+    python -m jobs.benchmarks.scale_run FILE
 
-Prints one line of JSON. Each raylet is a process with the CPUs of its workers; each worker has one torch thread.
+Reads a `Run` from a JSON file; the last line it prints is a `Record` as JSON. Each raylet is a process with one CPU, so the workers stand on
+different ones; the machine's cores are shared by all.
 """
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import json
+import os
+import shutil
 import sys
 import threading
 import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import ray
-from ray.cluster_utils import Cluster as Raylets
+from ray.cluster_utils import Cluster
 
-from fashion_dml.config import Cluster, Data, Loss, Model, Specialists
+from fashion_dml.config import validate
 from fashion_dml.data.schema import Dataset
-from fashion_dml.storage import Location
-from fashion_dml.training.assignments import TrainSettings, assignments
-from fashion_dml.training.specialists import run
+from fashion_dml.storage import Location, UserError
+from fashion_dml.training.assignments import Assignment, TrainSettings, assignments
+from fashion_dml.training.queue import Queue
+from fashion_dml.training.specialists import train_queue
+from jobs.common import connect
 
-LOOK_SECONDS = 0.05
-STORE_BYTES = 100 << 20
-SIZE = 64  # pixels of a side: a step of some 0.3 s on one core
-
-
-def settings_of(asked: dict[str, Any]) -> TrainSettings:
-    return TrainSettings(
-        workspace=asked["workspace"], data=Data(height=SIZE, width=SIZE, lanes=1, decode="worker"),
-        model=Model(weights="none", frozen_stages=3, head="random"), loss=Loss(),
-        specialists=Specialists(
-            groups=asked["groups"], epochs=asked["epochs"], min_steps=1, products_per_batch=16, joint=False,
-            validate_every=100_000, checkpoint_every=100_000,
-        ),
-        cluster=Cluster(workers=asked["workers"], cpus_per_worker=1, threads_per_worker=1),
-    )  # fmt: skip
+SAMPLE_S = 0.25
+STORE_BYTES = 64 << 20
 
 
-class Watch:
-    """Sees when the first worker begins and each training ends, and the CPU time of all processes below this one."""
+@dataclass(frozen=True)
+class Run:
+    """settings: of `TrainSettings`, as nested values; home: where the models go, emptied before; store: measure that too."""
 
-    def __init__(self) -> None:
-        self.began = self.over = 0.0
-        self.ended: dict[str, float] = {}
-        self.cpu: dict[int, tuple[str, float]] = {}
-        self.cpu_before: dict[int, float] = {}
+    dataset: str
+    home: str
+    settings: dict[str, Any]
+    raylets: int
+    store: bool = False
 
-    def __call__(self, queue: Any, stop: threading.Event) -> None:
-        looked = 0.0
-        while not stop.is_set():
-            heard, (_, ended) = ray.get([queue.heard.remote(), queue.state.remote()])
-            now = time.monotonic()
-            if heard and not self.began:
-                self.began = now
-                self._count()
-                self.cpu_before = {pid: seconds for pid, (_, seconds) in self.cpu.items()}
-            for name, failure in ended.items():
-                if failure is not None:
-                    raise RuntimeError(f"{name}: {failure}")
-                if name not in self.ended:
-                    self.ended[name] = self.over = now
-                    self._count()
-            if now - looked > 1:
-                looked = now
-                self._count()
-            stop.wait(LOOK_SECONDS)
 
-    def _count(self) -> None:
-        for process in psutil.Process().children(recursive=True):
-            try:
-                times = process.cpu_times()
-                self.cpu[process.pid] = (" ".join(process.cmdline()[:1]), times.user + times.system)
-            except psutil.NoSuchProcess:
-                continue
+@dataclass(frozen=True)
+class Event:
+    """kind: take, step (reported from `step` on), end."""
 
-    def spent(self) -> dict[str, float]:
-        """CPU seconds since the first worker began: of trainers with the tasks that read for them, and of all else."""
-        found = {"training": 0.0, "rest": 0.0}
-        for pid, (name, seconds) in self.cpu.items():
-            reads = "RayTrainWorker" in name or "Read" in name or "task" in name
-            found["training" if reads else "rest"] += seconds - self.cpu_before.get(pid, 0.0)
+    at: float
+    kind: str
+    name: str
+    step: int = 0
+
+
+@dataclass
+class Record:
+    """Seconds are those of time.time(). cpu: (when, core seconds of Ray's processes so far); trainings: name -> (steps, images)."""
+
+    submitted: float
+    trainings: dict[str, tuple[int, int]]
+    events: list[Event] = field(default_factory=list)
+    cpu: list[tuple[float, float]] = field(default_factory=list)
+    store_bytes_s: float = 0.0
+    failures: dict[str, str] = field(default_factory=dict)
+
+    def as_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self))
+
+    @classmethod
+    def of(cls, text: str) -> Record:
+        found = json.loads(text)
+        events, cpu = [Event(**e) for e in found["events"]], [(at, used) for at, used in found["cpu"]]
+        trainings = {name: (steps, images) for name, (steps, images) in found["trainings"].items()}
+        return cls(**{**found, "events": events, "cpu": cpu, "trainings": trainings})
+
+
+class TimedQueue(Queue):
+    """The queue, which also notes when trainings are taken, get on and end."""
+
+    def __init__(self, todo: Sequence[Assignment] = ()) -> None:
+        super().__init__(todo)
+        self._events: list[Event] = []
+
+    def take(self, team: int, turn: int) -> Assignment | None:
+        found = super().take(team, turn)
+        if found is not None:
+            self._events.append(Event(time.time(), "take", found.name))
         return found
 
+    def report(self, progress: dict[str, Any]) -> None:
+        super().report(progress)
+        if not progress.get("done"):
+            self._events.append(Event(time.time(), "step", progress["name"], progress["step"]))
 
-def main(asked: dict[str, Any]) -> dict[str, Any]:
-    settings = settings_of(asked)
-    cluster = Raylets(
-        initialize_head=True,
-        head_node_args={"num_cpus": 0, "include_dashboard": True, "dashboard_port": 0, "object_store_memory": STORE_BYTES},
-    )
+    def end(self, name: str, failure: str | None) -> None:
+        super().end(name, failure)
+        self._events.append(Event(time.time(), "end", name))
+
+    def events(self) -> list[Event]:
+        return self._events
+
+
+@contextlib.contextmanager
+def raylets(count: int) -> Iterator[None]:
+    """A Ray cluster of so many raylets on this machine, joined; it ends with the block, and nobody else's does."""
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": True, "dashboard_port": 0})
     try:
-        for _ in range(asked["raylets"]):
-            cluster.add_node(num_cpus=asked["workers"] // asked["raylets"] + 1, object_store_memory=STORE_BYTES)
-        ray.init(address=cluster.address, log_to_driver=False)
-        dataset = Dataset.open(Location.of(settings.workspace) / "dataset")
-        steps = {a.name: a.recipe.steps for a in assignments(dataset, settings, joint=False)}
-        watch, asked_at = Watch(), time.monotonic()
-        if failures := run(settings, watch):
-            raise RuntimeError(str(failures))
-        return {
-            "start": watch.began - asked_at, "makespan": watch.over - watch.began, "steps": steps,
-            "ended": {n: t - watch.began for n, t in watch.ended.items()}, "cpu": watch.spent(),
-        }  # fmt: skip
+        for _ in range(count - 1):
+            cluster.add_node(num_cpus=1)
+        os.environ["RAY_ADDRESS"] = cluster.address
+        connect()
+        yield
     finally:
         ray.shutdown()
         cluster.shutdown()
 
 
+class CpuTime:
+    """Core seconds of this process's descendants, noted now and then by a thread."""
+
+    def __init__(self) -> None:
+        self.noted: list[tuple[float, float]] = []
+        self._seen: dict[int, float] = {}
+        self._total = 0.0
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> CpuTime:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._stop.wait(SAMPLE_S):
+            for process in psutil.Process().children(recursive=True):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    used = sum(process.cpu_times()[:2])
+                    self._total += used - self._seen.get(process.pid, 0.0)
+                    self._seen[process.pid] = used
+            self.noted.append((time.time(), self._total))
+
+
+def measure(run: Run) -> Record:
+    """Train all specialists of the run. Raises UserError when one fails."""
+    settings = validate(TrainSettings, run.settings)
+    dataset = Dataset.open(run.dataset)
+    shutil.rmtree(run.home, ignore_errors=True)
+    todo = assignments(dataset, settings, joint=False)
+    starts = {a.initial: a.settings for a in todo}
+    with raylets(run.raylets), CpuTime() as cpu:
+        record = Record(time.time(), {a.name: (a.recipe.steps, a.images) for a in todo})
+
+        def watch(queue: Any, stop: threading.Event) -> None:
+            stop.wait()
+            record.events = ray.get(queue.events.remote())
+
+        record.failures = train_queue(TimedQueue, (todo,), starts, settings.cluster, dataset, Location.of(run.home), watch)
+        if run.store:
+            record.store_bytes_s = _store()
+    if record.failures:
+        raise UserError("; ".join(f"{name}: {failure}" for name, failure in record.failures.items()))
+    record.cpu = cpu.noted
+    return record
+
+
+def _store() -> float:
+    """Bytes/s that the object store takes: the second of two puts, since the first also gets its pages."""
+    pixels = np.zeros(STORE_BYTES, np.uint8)
+    for _ in range(2):
+        began = time.perf_counter()
+        held = ray.put(pixels)
+        seconds = time.perf_counter() - began
+        del held
+    return STORE_BYTES / seconds
+
+
 if __name__ == "__main__":
-    print(json.dumps(main(json.loads(sys.argv[1]))))
+    print(measure(Run(**json.loads(Path(sys.argv[1]).read_text()))).as_json())
