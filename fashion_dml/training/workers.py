@@ -14,6 +14,7 @@ import ray
 import ray.train
 import torch
 import torch.distributed as dist
+from ray.data._internal.stats import get_or_create_stats_actor
 from ray.train import FailureConfig, RunConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.config import ScalingConfig
@@ -66,6 +67,8 @@ def fit(function: Callable[[dict[str, Any]], Any], config: dict[str, Any], setti
     Raises UserError, before anything starts, for what the cluster can never hold.
     """
     preflight(settings)
+    # Ray Data makes one for the cluster, for good, on the node that asks first: a training node would then never be idle.
+    get_or_create_stats_actor()
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     resources = {"CPU": settings.cpus_per_worker}
     if settings.gpus_per_worker:
