@@ -204,7 +204,7 @@ def main() -> int:
             running.append(start_node(env, address, node, home / f"node-{number}.log"))
             print(f"node {number}: process {running[-1].pid}, {json.dumps(vars(node))}")
         file.touch(mode=0o600)
-        told = {"RAY_ADDRESS": dashboard, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": env["RAY_AUTH_TOKEN"], "RAY_GCS": address}
+        told = {"RAY_ADDRESS": dashboard, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": env["RAY_AUTH_TOKEN"]}
         file.write_text("".join(f"export {name}={value}\n" for name, value in told.items()))
         print(f"head: process {head.pid}, dashboard {dashboard}, logs in {home}; `source {file}` to use it, Ctrl-C to end it")
         head.wait()

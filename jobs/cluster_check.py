@@ -1,11 +1,12 @@
-"""Before a job starts on several nodes: does each run this version of the code, and can it reach the workspace?
+"""Before a job starts on a cluster: does it let this job in, does each node run this version of the code, can it reach the workspace?
 
-A task on every node answers; what it would otherwise break later, and less clearly, is said in one sentence.
+A task on every node answers; what would otherwise break later, and less clearly, is said in one sentence.
 """
 
 from __future__ import annotations
 
 import hashlib
+import socket
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -15,11 +16,45 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from fashion_dml import __version__
-from fashion_dml.data.placement import living
+from fashion_dml.data.placement import growth, living
 from fashion_dml.storage import Location, UserError
 
 PACKAGES = ("fashion_dml", "jobs", "serve")
+KNOCK_SECONDS = 10.0
 SECONDS = 120  # for a node's answer, which may have to start a process first
+GONE = (ray.exceptions.NodeDiedError, ray.exceptions.TaskUnschedulableError, ray.exceptions.WorkerCrashedError)
+COME_SECONDS = 900  # for the first node of an autoscaler to come and answer
+
+
+def knock(address: str) -> None:
+    """Raise UserError where nothing listens at HOST:PORT, as Ray would try again for minutes, or at the dashboard's address."""
+    if address.startswith(("http://", "https://")):
+        raise UserError(
+            f"RAY_ADDRESS is {address}, where jobs are submitted: run this by `ray job submit --working-dir . -- python -m jobs.NAME`, "
+            "or set RAY_ADDRESS to the head's HOST:6379, or unset it."
+        )
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not (colon and port.isdigit()):
+        return
+    try:
+        socket.create_connection((host, int(port)), KNOCK_SECONDS).close()
+    except OSError as error:
+        raise UserError(
+            f"No cluster answers at {address} ({error.strerror or error}): start one there, or unset RAY_ADDRESS to use this machine alone."
+        ) from error
+
+
+def refused(address: str | None, error: Exception) -> Exception:
+    """A sentence for what keeps this process out of a cluster; the error itself where that isn't known."""
+    said = " ".join(str(error).split())
+    if said.startswith("Version mismatch"):
+        return UserError(f"{said.rstrip('.')}: start this job and all nodes from one image.")
+    if isinstance(error, ConnectionError):  # something listens there: `knock` has looked
+        return UserError(
+            f"The cluster at {address} refuses this job's token: set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or "
+            "RAY_AUTH_TOKEN_PATH to the token that the cluster was started with."
+        )
+    return error
 
 
 def code_digest() -> str:
@@ -33,35 +68,45 @@ def code_digest() -> str:
 
 
 def check_nodes(workspace: str) -> None:
-    """Raise UserError where a node that does work has other code than this process, or can't reach the workspace."""
-    workers = [n for n in living() if n["Resources"].get("CPU", 0) or n["Resources"].get("GPU", 0)]
-    if len(living()) < 2:
+    """Raise UserError where a node that does work has other code than this process, or can't reach the workspace.
+
+    Where an autoscaler has started none yet and the workspace is a path, one that comes is asked: it may be a path of this machine
+    alone, and what nodes write there would be lost.
+    """
+    nodes, directory = living(), Location.of(workspace)
+    workers = [n for n in nodes if n["Resources"].get("CPU", 0) or n["Resources"].get("GPU", 0)]
+    to_come = not workers and directory.is_local and bool(growth())
+    if len(nodes) < 2 and not to_come:
         return
-    ask = ray.remote(num_cpus=0, max_retries=0)(_question())
-    directory = Location.of(workspace)
+    ask = ray.remote(max_retries=0)(_question())
     mark = directory / f".reach-{uuid.uuid4().hex}"
     mark.write_bytes(b"")
     try:
         asked = [
-            (
-                node["NodeManagerAddress"],
-                ask.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(str(mark)),
+            ask.options(num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
+                str(mark)
             )
             for node in workers
-        ]
-        for address, answer in asked:
+        ] or [ask.options(num_cpus=0.1).remote(str(mark))]
+        for answer in asked:
             try:
-                found = ray.get(answer, timeout=SECONDS)
-            except (ray.exceptions.NodeDiedError, ray.exceptions.TaskUnschedulableError, ray.exceptions.WorkerCrashedError):
+                found = ray.get(answer, timeout=COME_SECONDS if to_come else SECONDS)
+            except GONE:
                 continue  # it left meanwhile, as spot nodes do
-            if why := problem(address, found, directory):
+            except ray.exceptions.GetTimeoutError as error:
+                raise UserError(
+                    f"No node has said within {COME_SECONDS if to_come else SECONDS} s whether it reaches the workspace {workspace}: look at "
+                    "`ray status`, whether nodes come and their processes start."
+                ) from error
+            if why := problem(found, directory):
                 raise UserError(why)
     finally:
         mark.delete()
 
 
-def problem(address: str, found: dict[str, Any], workspace: Location) -> str:
-    """What is wrong with the node at this address, by its answer; "" if nothing is."""
+def problem(found: dict[str, Any], workspace: Location) -> str:
+    """What is wrong with a node, by its answer; "" if nothing is."""
+    address = found["node"]
     mend = "start all nodes from one image, or submit the job with `--working-dir .`"
     if "missing" in found:
         return f"The node {address} can't import this project ({found['missing']}): {mend}."
@@ -85,16 +130,18 @@ def _question() -> Callable[[str], dict[str, Any]]:
         try:
             from jobs.cluster_check import look
         except ImportError as error:
-            return {"missing": str(error)}
+            import ray
+
+            return {"node": ray.util.get_node_ip_address(), "missing": str(error)}
         return look(mark)
 
     return ask
 
 
 def look(mark: str) -> dict[str, Any]:
-    """What a node has: version and digest of the code, and "" or why the file `mark` can't be reached."""
+    """What a node is and has: its address, version and digest of the code, and "" or why the file `mark` can't be reached."""
     try:
-        there = Location.of(mark).is_file()
+        reach = "" if Location.of(mark).is_file() else "there is no such place"
     except (UserError, OSError) as error:
-        return {"version": __version__, "code": code_digest(), "reach": " ".join(str(error).split())[:200]}
-    return {"version": __version__, "code": code_digest(), "reach": "" if there else "there is no such place"}
+        reach = " ".join(str(error).split())[:200]
+    return {"node": ray.util.get_node_ip_address(), "version": __version__, "code": code_digest(), "reach": reach}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import socket
 import sys
 import threading
 import time
@@ -20,9 +19,8 @@ from fashion_dml import __version__
 from fashion_dml.config import JobSettings, load_settings
 from fashion_dml.storage import Location, UserError
 from fashion_dml.training.stopping import Stopped
-from jobs.cluster_check import check_nodes
+from jobs.cluster_check import check_nodes, knock, refused
 
-KNOCK_SECONDS = 10.0
 STOPPED = 128 + signal.SIGTERM  # exit code of a job that was asked to stop
 
 S = TypeVar("S", bound=JobSettings)
@@ -43,11 +41,11 @@ def connect(workspace: str = "") -> None:
     # dashboard is wanted: Ray Train asks its state API.
     local: dict[str, Any] = {} if address else {"include_dashboard": True, "dashboard_port": 0}
     if address:
-        _knock(address)
+        knock(address)
     try:
         ray.init(address=address or "local", log_to_driver=False, logging_level=logging.WARNING, **local)
     except (ConnectionError, RuntimeError) as error:
-        raise _refused(address, error) from error
+        raise refused(address, error) from error
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _stop)  # in place of Ray's, which ends without a word
     if address and workspace:
@@ -55,32 +53,6 @@ def connect(workspace: str = "") -> None:
     for name in ("ray.data", "ray.train"):
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # says at every execution that bars are off
-
-
-def _knock(address: str) -> None:
-    """Raise UserError where nothing listens at HOST:PORT: Ray would try again for minutes."""
-    host, colon, port = address.removeprefix("ray://").rpartition(":")
-    if not (colon and port.isdigit()):
-        return
-    try:
-        socket.create_connection((host, int(port)), KNOCK_SECONDS).close()
-    except OSError as error:
-        raise UserError(
-            f"No cluster answers at {address} ({error.strerror or error}): start one there, or unset RAY_ADDRESS to use this machine alone."
-        ) from error
-
-
-def _refused(address: str | None, error: Exception) -> Exception:
-    """A sentence for what keeps this process out of a cluster; the error itself where that isn't known."""
-    said = " ".join(str(error).split())
-    if said.startswith("Version mismatch"):
-        return UserError(f"{said.rstrip('.')}: start this job and all nodes from one image.")
-    if isinstance(error, ConnectionError):  # something listens there: _knock has looked
-        return UserError(
-            f"The cluster at {address} refuses this job's token: set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or "
-            "RAY_AUTH_TOKEN_PATH to the token that the cluster was started with."
-        )
-    return error
 
 
 def _stop(*_: Any) -> None:

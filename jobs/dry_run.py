@@ -15,13 +15,16 @@ from fashion_dml.data.schema import SPLITS, Dataset
 from fashion_dml.models.embedder import Embedder
 from fashion_dml.storage import Location, read_manifest
 from fashion_dml.training.assignments import TrainSettings, assignments
-from fashion_dml.training.distill import DistillSettings, distill_plan
+from fashion_dml.training.distill import UNIFIED, DistillSettings, distill_plan, recipes_for
 from fashion_dml.training.finetune import finetune_plan
 from fashion_dml.training.loop import finished
+from fashion_dml.training.teachers import read_teachers
 from jobs.common import console, print_table
+from jobs.embed import EmbedSettings
 from jobs.ingest import IngestSettings, read_source
 
 TRIAL_IMAGES, TRIALS = 32, 3
+MODELS = 4  # that an evaluation embeds with: pretrained trunk, specialists, joint model, unified model
 
 
 @dataclass(frozen=True)
@@ -79,8 +82,11 @@ def stages_of(workspace: Location, stages: dict[str, JobSettings], speeds: tuple
         return found + [Stage(name, "to do", "", None) for name in stages if name != "ingest"]
     found.append(Stage("ingest", "complete" if _same(known, ingest) else "to do again", f"{known['images']:,} images", 0.0))
     dataset = Dataset.open(workspace / "dataset")
-    settings = stages["distill"]
+    settings, embed = stages["distill"], stages["embed"]
     assert isinstance(settings, DistillSettings)
+    assert isinstance(embed, EmbedSettings)
+    settings, line = _grouped(workspace, settings)
+    found.append(line)
     todo = assignments(dataset, settings, joint=settings.specialists.joint)
     left = [a for a in todo if finished(workspace / "specialists" / a.name, a.recipe.key) is None]
     images = sum(a.images for a in left)
@@ -88,7 +94,7 @@ def stages_of(workspace: Location, stages: dict[str, JobSettings], speeds: tuple
     found.append(Stage("train_specialists", "to do" if left else "complete", size, images / training))
     counted = dataset.products.group_by("split").aggregate([("rows", "sum")]).to_pylist()
     catalogue = dict.fromkeys(SPLITS, 0) | {row["split"]: row["rows_sum"] for row in counted}
-    passes = 2 if getattr(stages["embed"].embed, "mirror", False) else 1  # type: ignore[attr-defined]
+    passes = 2 if embed.embed.mirror else 1
     teachers = (workspace / "teachers" / "manifest.json").is_file() and not left
     found.append(
         Stage(
@@ -100,9 +106,20 @@ def stages_of(workspace: Location, stages: dict[str, JobSettings], speeds: tuple
     )
     found.append(_distill(workspace, dataset, settings, training, done=teachers))
     measured = catalogue["test"] + catalogue["query"] + catalogue["gallery"]
-    found.append(Stage("evaluate", "as needed", f"{measured:,} images of each model", 4 * measured / embedding))
+    found.append(Stage("evaluate", "as needed", f"{measured:,} images of each model", MODELS * measured / embedding))
     found.append(Stage("build_index", "as needed", f"{sum(catalogue.values()):,} images", sum(catalogue.values()) / embedding))
     return found
+
+
+def _grouped(workspace: Location, settings: DistillSettings) -> tuple[DistillSettings, Stage]:
+    """The settings to size the trainings by, and the search's line: before it has found groups, each vertical stands alone."""
+    if settings.specialists.grouping == "given":
+        return settings, Stage("group_verticals", "not asked for", "", 0.0)
+    if read_manifest(workspace / "groups") is not None:
+        return settings, Stage("group_verticals", "complete or as needed", "", 0.0)
+    alone = settings.specialists.model_copy(update={"grouping": "given"})
+    line = Stage("group_verticals", "to do", "what follows counts a specialist a vertical", None)
+    return settings.model_copy(update={"specialists": alone}), line
 
 
 def _same(known: dict[str, Any], settings: IngestSettings) -> bool:
@@ -125,9 +142,11 @@ def _distill(workspace: Location, dataset: Dataset, settings: DistillSettings, t
     size = f"{steps:,} steps, {steps * per_step:,} images" + (
         f"; fine-tuning {f.steps:,} steps, {finer:,} images" if finer else ""
     )
-    complete = done and read_manifest(workspace / "unified" / "model") is not None
-    seconds = 0.0 if complete else (steps * per_step + finer * scale) / training
-    return Stage("distill", "complete or as needed" if complete else "to do", size, seconds)
+    complete = False
+    if done:
+        key = recipes_for(dataset, read_teachers(workspace, dataset.verticals("train")), settings)[-1].key
+        complete = finished(workspace / UNIFIED, key) is not None
+    return Stage("distill", _state(complete), size, 0.0 if complete else (steps * per_step + finer * scale) / training)
 
 
 def dry_run(workspace: Location, stages: dict[str, JobSettings]) -> list[Stage]:

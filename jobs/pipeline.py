@@ -72,10 +72,11 @@ def pipeline(settings: PipelineSettings) -> dict[str, Any]:
     names = names[names.index(settings.start or names[0]) :]
     workspace = Location.of(settings.workspace)
     values = settings.model_dump(mode="json")
-    stages = {name: validate(STAGES[name][1], {**values, "dataset": "", "activate": True}) for name in names}
+    every = {name: validate(STAGES[name][1], {**values, "dataset": "", "activate": True}) for name in STAGES}
     if settings.dry_run:
-        dry_run(workspace, {name: validate(STAGES[name][1], {**values, "dataset": "", "activate": True}) for name in STAGES})
+        dry_run(workspace, every)
         return {}
+    stages = {name: every[name] for name in names}
     if settings.force:
         for name in names:
             for made in STAGES[name][2]:

@@ -46,7 +46,7 @@ def serve(settings: ServeSettings) -> None:
     read_version(index, require_current(index).version)  # says what is missing before Ray starts
     if "RAY_ADDRESS" not in os.environ:
         set_environment(s)
-    connect()
+    connect(settings.workspace)
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())

@@ -13,7 +13,7 @@ from fashion_dml.config.data import Augment, Columns, Data, Generated, Ingest
 from fashion_dml.config.load import load_settings, read_config, validate
 from fashion_dml.config.losses import Cascade, FocusRanking, Granularity, Loss, Memory, MultiObjective
 from fashion_dml.config.search import Embed, Evaluate, Export, Index, Serve
-from fashion_dml.config.section import Positive, Section, Share
+from fashion_dml.config.section import Labels, Positive, Section, Share
 from fashion_dml.config.settings import JobSettings, Settings
 from fashion_dml.config.training import Ablate, Baselines, Cluster, Distill, Finetune, Group, Model, Optim, Specialists
 
@@ -37,6 +37,7 @@ __all__ = [
     "Index",
     "Ingest",
     "JobSettings",
+    "Labels",
     "Loss",
     "Memory",
     "Model",

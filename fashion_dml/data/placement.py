@@ -10,9 +10,9 @@ from typing import Any
 
 import yaml
 
+from fashion_dml.config import Labels
 from fashion_dml.storage import UserError
 
-Labels = dict[str, str]
 GROWTH = "FASHION_DML_GROWTH"
 """Environment variable of a job: JSON list of {"resources", "most", "labels"}, the kinds of nodes that an autoscaler may start."""
 BOOTSTRAP = Path("~/ray_bootstrap_config.yaml")  # where `ray up` leaves its file, on the head, on which jobs' drivers run

@@ -18,7 +18,8 @@ import pyarrow.parquet as pq
 import torch
 
 from fashion_dml.config import Cluster, Data, Embed
-from fashion_dml.data.placement import placed
+from fashion_dml.data.placement import selector
+from fashion_dml.data.preflight import preflight
 from fashion_dml.data.ray_data import quiet_context
 from fashion_dml.data.schema import Dataset, Part, embeddings_schema
 from fashion_dml.inference.encode import Encoder, model_version
@@ -79,13 +80,14 @@ def _execute(work: list[dict[str, Any]], settings: Embed, cluster: Cluster) -> N
     import ray
     from ray.data import ActorPoolStrategy, DataContext
 
+    preflight(cluster.model_copy(update={"workers": 1}))  # an actor asks for what a training worker does; one alone is enough
     actors = min(settings.actors or cluster.most, len(work))
     with DataContext.current(quiet_context()):
         items = ray.data.from_items(work, override_num_blocks=len(work))
         done = items.map(
             EmbedActor,  # type: ignore[arg-type]  # Ray types a class of callables as a callable
             fn_constructor_args=(settings.batch_images, actors), compute=ActorPoolStrategy(size=actors),
-            num_cpus=cluster.cpus_per_worker, num_gpus=cluster.gpus_per_worker or None, **placed(cluster.train_labels, "cluster.train_labels"),
+            num_cpus=cluster.cpus_per_worker, num_gpus=cluster.gpus_per_worker or None, **selector(cluster.train_labels),
         )  # fmt: skip
         rows = sum(int(batch["rows"].sum()) for batch in done.iter_batches(batch_size=None, batch_format="numpy"))
     expected = sum(_rows(w["images"]) for w in work)

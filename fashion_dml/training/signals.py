@@ -15,7 +15,7 @@ import ray
 from fashion_dml.training.stopping import Ask, Stopped
 
 LOOK_SECONDS = 0.5
-STOP_SECONDS = 60  # that a job waits for its trainings to save
+STOP_SECONDS = 50  # that a job waits for its trainings to save: less than the 60 after which Ray kills it, by our cluster files
 
 
 class Listener:

@@ -21,19 +21,13 @@ from ray.train.v2.api.config import ScalingConfig
 
 from fashion_dml.config import Cluster, Model
 from fashion_dml.data.placement import growth, living
+from fashion_dml.data.preflight import preflight, waiting
 from fashion_dml.storage import UserError
 from fashion_dml.training.malloc import keep_freed_memory
-from fashion_dml.training.preflight import refusal, waiting
 from fashion_dml.training.team import Team
 
 logger = logging.getLogger(__name__)
 WAIT_SECONDS = 20.0  # between words on what a run waits for
-
-
-def preflight(settings: Cluster) -> None:
-    """Raise UserError, with the arithmetic, for what the cluster, grown to its autoscaler's maximum, can never hold."""
-    if why := refusal(settings, living(), growth()):
-        raise UserError(why)
 
 
 def companion(kind: type[Any], *arguments: Any) -> Any:

@@ -17,7 +17,7 @@ from fashion_dml import __version__
 from fashion_dml.storage import Location
 from jobs.cluster_check import PACKAGES, code_digest, look, problem
 
-WELL = {"version": __version__, "code": code_digest(), "reach": ""}
+WELL = {"node": "10.0.0.7", "version": __version__, "code": code_digest(), "reach": ""}
 SMALL = ["--ingest.generated.products_per_vertical", "4", "--ingest.generated.verticals", "1", "--ingest.min_row_groups", "1"]
 IMAGE = "start all nodes from one image, or submit the job with `--working-dir .`."
 
@@ -32,13 +32,13 @@ IMAGE = "start all nodes from one image, or submit the job with `--working-dir .
     ],
 )  # fmt: skip
 def test_what_is_wrong_with_a_node(answer: dict[str, Any], workspace: str, said: str) -> None:
-    assert said in problem("10.0.0.7", {**WELL, **answer}, Location.of(workspace))
+    assert said in problem({**WELL, **answer}, Location.of(workspace))
 
 
 def test_a_node_that_is_well(tmp_path: Path) -> None:
     mark = tmp_path / "mark"
     mark.write_bytes(b"")
-    assert problem("10.0.0.7", look(str(mark)), Location.of(tmp_path)) == ""
+    assert problem(look(str(mark)), Location.of(tmp_path)) == ""
     assert look(str(tmp_path / "other"))["reach"] == "there is no such place"
     assert "other" in look("nowhere://other")["reach"]
 
@@ -101,6 +101,7 @@ def test_a_submitted_job_brings_its_code_to_every_node(cluster: Raylets, tmp_pat
     ("env", "said"),
     [
         ({"RAY_AUTH_TOKEN": "stale" * 8}, "refuses this job's token: set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH"),
+        ({"RAY_ADDRESS": "http://127.0.0.1:8265"}, "error: RAY_ADDRESS is http://127.0.0.1:8265, where jobs are submitted: run this by `ray job submit"),
         ({"RAY_ADDRESS": "127.0.0.1:9"}, "error: No cluster answers at 127.0.0.1:9 (Connection refused): start one there, or unset RAY_ADDRESS"),
     ],
 )  # fmt: skip

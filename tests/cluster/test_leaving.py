@@ -21,15 +21,15 @@ CHANGES: dict[str, Any] = {
 }  # fmt: skip
 
 
+def command(workspace: Path) -> list[str]:
+    return ["-m", "jobs.train_specialists", "--workspace", str(workspace), *arguments(CHANGES)]
+
+
 def test_a_stopped_job_goes_on_to_the_same_result(tmp_path: Path) -> None:
     one, other = tmp_path / "stopped", tmp_path / "alone"
     for workspace in (one, other):
         small_dataset(workspace / "dataset")
     with raylets(tmp_path, NODES) as cluster:
-
-        def command(workspace: Path) -> list[str]:
-            return ["-m", "jobs.train_specialists", "--workspace", str(workspace), *arguments(CHANGES)]
-
         log = tmp_path / "first.log"
         with cluster.submitted(*command(one), log=log, job_id="first") as job:
 
@@ -63,10 +63,6 @@ def test_a_node_that_gives_notice_takes_no_step_along(tmp_path: Path) -> None:
     for workspace in (one, other):
         small_dataset(workspace / "dataset")
     with raylets(tmp_path, NODES) as cluster:
-
-        def command(workspace: Path) -> list[str]:
-            return ["-m", "jobs.train_specialists", "--workspace", str(workspace), *arguments(CHANGES)]
-
         log = tmp_path / "job.log"
         with cluster.submitted(*command(one), log=log) as job:
 

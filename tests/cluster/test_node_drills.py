@@ -6,7 +6,7 @@ import hashlib
 import json
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -180,7 +180,10 @@ def test_shards_lie_on_two_nodes_and_outlive_one(cluster: Raylets, alone: Path, 
         assert {roles[a["node_id"]] for a in shards} == {"data", "serve"}
         item = json.loads(client.get("/v1/index").text)["items"]
         vector = [1.0] + [0.0] * 15
-        ask: Callable[[], httpx.Response] = lambda: client.post("/v1/search", json={"vector": vector, "k": 5})  # noqa: E731
+
+        def ask() -> httpx.Response:
+            return client.post("/v1/search", json={"vector": vector, "k": 5})
+
         before = ask().json()
         assert (before["coverage"], item > 0) == (1, True)
         gone = next(a for a in shards if roles[a["node_id"]] == "serve")

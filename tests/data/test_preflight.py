@@ -8,7 +8,7 @@ import pytest
 
 from fashion_dml.config import Cluster
 from fashion_dml.data.placement import Grown, told
-from fashion_dml.training.preflight import packed, refusal, waiting
+from fashion_dml.data.preflight import packed, refusal, waiting
 
 
 def node(cpus: float, gpus: float = 0, **labels: str) -> dict[str, Any]:

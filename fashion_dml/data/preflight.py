@@ -1,6 +1,6 @@
-"""Whether a cluster can hold a training run, and what a run that waits is waiting for: arithmetic on what Ray says of its nodes.
+"""Whether a cluster can hold what a job asks for, and what a run that waits is waiting for: arithmetic on what Ray says of its nodes.
 
-Ray Train would wait for ever, silently, for what can't come; and trainers that take every CPU leave none for Ray Data.
+Ray would wait for ever, silently, for what can't come; and trainers that take every CPU leave none for Ray Data.
 """
 
 from __future__ import annotations
@@ -9,10 +9,17 @@ from collections.abc import Iterable
 from typing import Any
 
 from fashion_dml.config import Cluster
-from fashion_dml.data.placement import Grown, absent, have, may_grow, told
+from fashion_dml.data.placement import Grown, absent, growth, have, living, may_grow, told
+from fashion_dml.storage import UserError
 
 Resources = dict[str, float]
 DATA_CPUS = 0.25  # a Ray Data read task asks for this much
+
+
+def preflight(settings: Cluster) -> None:
+    """Raise UserError, with the arithmetic, for what the cluster, grown to its autoscaler's maximum, can never hold."""
+    if why := refusal(settings, living(), growth()):
+        raise UserError(why)
 
 
 def refusal(settings: Cluster, nodes: list[dict[str, Any]], grown: list[Grown]) -> str:
