@@ -1,9 +1,10 @@
 """How well a run's makespan is predicted: specialists with 1, 2 and 4 workers on raylets of this machine, and what GPUs would take.
 
 Rows `predicted_over_measured_makespan/W`: the larger of predicted over measured and its inverse. The prediction knows the cost of a step
-and of what surrounds it from a run of one worker on another catalogue (other products, verticals and lengths), how much cores that are
-all busy slow each other down from steps run side by side, and how many cores there are; the rest is `fashion_dml.training.simulate`. The makespan is from
-the first training's begin, all workers standing, to the last published model; the start-up before it stands in the details.
+and of what surrounds it from a run of one worker on another catalogue (other products, verticals and lengths), how many cores there are,
+how much cores that are all busy slow each other down from steps run side by side, and what a raylet more takes of them from raylets that
+idle; the rest is `fashion_dml.training.simulate`. The makespan is from the first training's begin, all workers standing, to the last
+published model; the start-up before it stands in the details.
 Rows `images_per_s_over_one_worker/W`: of the same trainings; workers share the machine's cores, so this says what a core more is worth.
 """
 
@@ -37,6 +38,7 @@ from jobs.common import console
 MODEL = Model(trunk="test_efficientnet", weights="none", dim=64)
 DATA = Data(height=64, width=64, lanes=2)
 LIMIT = 1.2  # predicted over measured, either way
+RAYLETS = (1, 4)  # that idle, to see what one more takes
 DRAFT_S = 900  # a run that takes longer hangs
 
 
@@ -80,17 +82,26 @@ def settings_of(workers: int, groups: dict[str, list[str]], epochs: int, sizes: 
 
 def measured(run: Run) -> Record:
     """The record of a run in processes of its own. Raises UserError when it fails."""
-    clean = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
     with tempfile.TemporaryDirectory() as home:
         file = Path(home) / "run.json"
         file.write_text(json.dumps(dataclasses.asdict(run)))
-        command = [sys.executable, "-m", "jobs.benchmarks.scale_run", str(file)]
-        done = subprocess.run(command, capture_output=True, text=True, env=clean, check=False, timeout=DRAFT_S)
+        return Record.of(_apart(str(file)))
+
+
+def raylet_cores() -> float:
+    """Cores that one raylet more takes while nothing runs on it."""
+    few, many = RAYLETS
+    return max(0.0, float(_apart("--idle", str(many))) - float(_apart("--idle", str(few)))) / (many - few)
+
+
+def _apart(*arguments: str) -> str:
+    """The last line that `scale_run` prints in a process of its own. Raises UserError when it fails."""
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+    command = [sys.executable, "-m", "jobs.benchmarks.scale_run", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, env=clean, check=False, timeout=DRAFT_S)
     if done.returncode:
-        raise UserError(
-            f"A run on {run.raylets} raylets failed: {(done.stderr.strip().splitlines() or ['no reason given'])[-1]}"
-        )
-    return Record.of(done.stdout.strip().splitlines()[-1])
+        raise UserError(f"A run on raylets failed: {(done.stderr.strip().splitlines() or ['no reason given'])[-1]}")
+    return done.stdout.strip().splitlines()[-1]
 
 
 def files_of(dataset: str, most: int = 200) -> list[bytes]:
@@ -124,15 +135,17 @@ def run(workspace: str, sizes: Sizes = Sizes()) -> tuple[list[Row], dict[str, An
         Run(other, f"{home}/models", settings_of(1, pair, sizes.calibration_epochs, sizes), raylets=1, store=True)
     )
     costs = parts(calibration, sizes.keep_every)
-    capacity = free_cores(alone, together, cores, costs)
-    console.print(f"one worker on another catalogue: {_told(costs)}; {capacity:.2f} cores when all are busy")
+    capacity, each = free_cores(alone, together, cores, costs), raylet_cores()
+    console.print(
+        f"one worker on another catalogue: {_told(costs)}; {capacity:.2f} cores when all are busy, {each:.2f} less for each raylet more"
+    )
     found = {
         n: measured(Run(dataset, f"{home}/models", settings_of(n, groups, sizes.epochs, sizes), raylets=n))
         for n in sizes.workers
     }
-    rows, shown = compared(found, costs, capacity, sizes.keep_every)
+    rows, shown = compared(found, costs, capacity, sizes.keep_every, each)
     details: dict[str, Any] = {
-        "step_alone_s": alone, "step_on_every_core_s": together, "free_cores": capacity, "parts": dataclasses.asdict(costs),
+        "step_alone_s": alone, "step_on_every_core_s": together, "free_cores": capacity, "raylet_cores": each, "parts": dataclasses.asdict(costs),
         "calibration": _details(calibration, costs, sizes.keep_every), "runs": shown,
         "decode_s": {f"{DATA.height}x{DATA.width}": decode_seconds(files_of(dataset), DATA.height, DATA.width),
                      "224x224 of 384x256": decode_seconds(files_of(large), 224, 224)},
@@ -143,12 +156,16 @@ def run(workspace: str, sizes: Sizes = Sizes()) -> tuple[list[Row], dict[str, An
     return rows, details | {"predictions": [p.as_dict() for p in table]}
 
 
-def compared(found: dict[int, Record], costs: Parts, capacity: float, keep_every: int) -> tuple[list[Row], dict[str, Any]]:
-    """Rows of the runs by workers, and what they were computed from."""
+def compared(
+    found: dict[int, Record], costs: Parts, capacity: float, keep_every: int, raylet: float = 0.0
+) -> tuple[list[Row], dict[str, Any]]:
+    """Rows of the runs by workers, each on a raylet of its own, and what they were computed from; raylet: cores that one more takes."""
     rows, more, shown = [], [], {}
     first = times(next(iter(found.values())))
     for workers, record in found.items():
-        predicted = simulate(jobs_of(record, costs, keep_every), workers, {"cores": capacity})
+        predicted = simulate(
+            jobs_of(record, costs, keep_every), workers, {"cores": max(0.1, capacity - raylet * (workers - 1))}
+        )
         took = times(record)
         ratio = predicted.makespan / took.makespan
         rows.append(Row(f"predicted_over_measured_makespan/{workers}", max(ratio, 1 / ratio), "ratio", LIMIT, "lower"))

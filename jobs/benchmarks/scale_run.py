@@ -1,6 +1,7 @@
 """One run of specialists on raylets of its own, with what happened when: the process that `jobs.benchmarks.scale` starts.
 
     python -m jobs.benchmarks.scale_run FILE
+    python -m jobs.benchmarks.scale_run --idle 3            prints the cores that three raylets take while nothing runs
 
 Reads a `Run` from a JSON file; the last line it prints is a `Record` as JSON. Each raylet is a process with one CPU, so the workers stand on
 different ones; the machine's cores are shared by all.
@@ -35,6 +36,7 @@ from fashion_dml.training.specialists import train_queue
 from jobs.common import connect
 
 SAMPLE_S = 0.25
+SETTLE_S, IDLE_S = 15.0, 15.0  # a raylet's helpers start for some seconds
 STORE_BYTES = 64 << 20
 
 
@@ -173,6 +175,14 @@ def measure(run: Run) -> Record:
     return record
 
 
+def idle_cores(count: int) -> float:
+    """Cores that so many raylets take, with their helpers, while nothing runs on them."""
+    with raylets(count), CpuTime() as cpu:
+        time.sleep(SETTLE_S + IDLE_S)
+    settled = [noted for noted in cpu.noted if noted[0] >= cpu.noted[-1][0] - IDLE_S]
+    return (settled[-1][1] - settled[0][1]) / (settled[-1][0] - settled[0][0])
+
+
 def _store() -> float:
     """Bytes/s that the object store takes: the second of two puts, since the first also gets its pages."""
     pixels = np.zeros(STORE_BYTES, np.uint8)
@@ -185,4 +195,7 @@ def _store() -> float:
 
 
 if __name__ == "__main__":
-    print(measure(Run(**json.loads(Path(sys.argv[1]).read_text()))).as_json())
+    if sys.argv[1] == "--idle":
+        print(idle_cores(int(sys.argv[2])))
+    else:
+        print(measure(Run(**json.loads(Path(sys.argv[1]).read_text()))).as_json())

@@ -20,6 +20,8 @@ from s3_server import running
 
 ROOT = Path(__file__).parents[2]
 SECONDS = 300.0
+STARTED = "Ray runtime started"
+STARTS = 3  # `ray start` gives up where one call to the head takes 30 seconds, as happens on a busy machine
 
 
 def _local() -> ModuleType:
@@ -61,15 +63,17 @@ class Raylets:
 
     def add(self, name: str, inside: tuple[str, ...] = (), env: dict[str, str] | None = None, **spec: Any) -> None:
         """Start a node with these labels and resources, and wait until it has joined."""
-        before = len(self.living())
-        self.nodes[name] = local.start_node(
-            self.env | (env or {}),
-            self.address,
-            local.NodeSpec(**{"store_mb": 100, **spec}),
-            self.home / f"{name}-{time.monotonic_ns()}.log",
-            inside,
-        )
-        until(lambda: len(self.living()) > before, what=f"{name} joins")
+        for _ in range(STARTS):
+            before, log = len(self.living()), self.home / f"{name}-{time.monotonic_ns()}.log"
+            spec_of = local.NodeSpec(**{"store_mb": 100, **spec})
+            process = local.start_node(self.env | (env or {}), self.address, spec_of, log, inside)
+            until(lambda p=process, f=log: p.poll() is not None or STARTED in f.read_text(), what=f"{name} starts")
+            if process.poll() is None:
+                self.nodes[name] = process
+                until(lambda b=before: len(self.living()) > b, what=f"{name} joins")
+                return
+            until(lambda b=before: len(self.living()) <= b, what=f"{name} is gone")
+        raise AssertionError(f"{name} didn't start:\n{log.read_text()}")
 
     def kill(self, name: str) -> None:
         """SIGKILL of the node's raylet, as when a machine is taken away; returns when the cluster knows."""
