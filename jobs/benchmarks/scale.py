@@ -3,14 +3,16 @@
 Rows `predicted_over_measured_makespan/W`: the larger of predicted over measured and its inverse. The prediction knows the cost of a step
 and of what surrounds it from a run of one worker on another catalogue (other products, verticals and lengths), how many cores there are,
 how much cores that are all busy slow each other down from steps run side by side, and what a raylet more takes of them from raylets that
-idle; the rest is `fashion_dml.training.simulate`. The makespan is from the first training's begin, all workers standing, to the last
-published model; the start-up before it stands in the details.
+idle; the rest is `fashion_dml.training.simulate`. Machines that others share change their pace within minutes, so the same steps are
+timed before and after every run, and costs are those of the pace at which a run ran (`pace_over_calibration` in the details). The
+makespan is from the first training's begin, all workers standing, to the last published model; the start-up before it stands in the details.
 Rows `images_per_s_over_one_worker/W`: of the same trainings; workers share the machine's cores, so this says what a core more is worth.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import os
 import subprocess
@@ -39,6 +41,7 @@ MODEL = Model(trunk="test_efficientnet", weights="none", dim=64)
 DATA = Data(height=64, width=64, lanes=2)
 LIMIT = 1.2  # predicted over measured, either way
 RAYLETS = (1, 4)  # that idle, to see what one more takes
+PACE_TURNS = 60  # steps on every core at once, before and after each run
 DRAFT_S = 900  # a run that takes longer hangs
 
 
@@ -130,20 +133,28 @@ def run(workspace: str, sizes: Sizes = Sizes()) -> tuple[list[Row], dict[str, An
     alone, together = (side_by_side(MODEL, DATA.height, DATA.width, batch, n) for n in (1, cores))
     console.print(f"a step of {batch} images: {1000 * alone:.0f} ms, {1000 * together:.0f} ms on every core at once")
 
+    def pace() -> float:
+        """Seconds of a step on every core at once, now."""
+        return side_by_side(MODEL, DATA.height, DATA.width, batch, cores, PACE_TURNS)
+
     pair = {"pair": _verticals(other)[:2]}
+    paces = [pace()]
     calibration = measured(
         Run(other, f"{home}/models", settings_of(1, pair, sizes.calibration_epochs, sizes), raylets=1, store=True)
     )
+    paces.append(pace())
     costs = parts(calibration, sizes.keep_every)
     capacity, each = free_cores(alone, together, cores, costs), raylet_cores()
     console.print(
         f"one worker on another catalogue: {_told(costs)}; {capacity:.2f} cores when all are busy, {each:.2f} less for each raylet more"
     )
-    found = {
-        n: measured(Run(dataset, f"{home}/models", settings_of(n, groups, sizes.epochs, sizes), raylets=n))
-        for n in sizes.workers
-    }
-    rows, shown = compared(found, costs, capacity, sizes.keep_every, each)
+    found = {}
+    for n in sizes.workers:
+        found[n] = measured(Run(dataset, f"{home}/models", settings_of(n, groups, sizes.epochs, sizes), raylets=n))
+        paces.append(pace())
+    around = [(before + after) / 2 for before, after in itertools.pairwise(paces)]
+    slower = {n: around[i + 1] / around[0] for i, n in enumerate(sizes.workers)}
+    rows, shown = compared(found, costs, capacity, sizes.keep_every, each, slower)
     details: dict[str, Any] = {
         "step_alone_s": alone, "step_on_every_core_s": together, "free_cores": capacity, "raylet_cores": each, "parts": dataclasses.asdict(costs),
         "calibration": _details(calibration, costs, sizes.keep_every), "runs": shown,
@@ -157,9 +168,13 @@ def run(workspace: str, sizes: Sizes = Sizes()) -> tuple[list[Row], dict[str, An
 
 
 def compared(
-    found: dict[int, Record], costs: Parts, capacity: float, keep_every: int, raylet: float = 0.0
+    found: dict[int, Record], costs: Parts, capacity: float, keep_every: int, raylet: float, slower: dict[int, float]
 ) -> tuple[list[Row], dict[str, Any]]:
-    """Rows of the runs by workers, each on a raylet of its own, and what they were computed from; raylet: cores that one more takes."""
+    """Rows of the runs by workers, each on a raylet of its own, and what they were computed from.
+
+    raylet: cores that one more takes; slower: by workers, how many times longer a step took around the run than around the
+    calibration.
+    """
     rows, more, shown = [], [], {}
     first = times(next(iter(found.values())))
     for workers, record in found.items():
@@ -167,18 +182,20 @@ def compared(
             jobs_of(record, costs, keep_every), workers, {"cores": max(0.1, capacity - raylet * (workers - 1))}
         )
         took = times(record)
-        ratio = predicted.makespan / took.makespan
+        ratio = slower[workers] * predicted.makespan / took.makespan
         rows.append(Row(f"predicted_over_measured_makespan/{workers}", max(ratio, 1 / ratio), "ratio", LIMIT, "lower"))
         if workers > 1:
             name = f"images_per_s_over_one_worker/{workers}"
             more.append(Row(name, first.makespan / took.makespan, "ratio", None, "higher"))
         begun = min(e.at for e in record.events if e.kind == "take")
         shown[str(workers)] = _details(record, parts(record, keep_every), keep_every) | {
-            "predicted_over_measured": ratio, "predicted_ends": predicted.ends,
+            "predicted_over_measured": ratio, "pace_over_calibration": slower[workers],
+            "predicted_ends": {name: slower[workers] * end for name, end in predicted.ends.items()},
             "ends": {e.name: round(e.at - begun, 2) for e in record.events if e.kind == "end"},
         }  # fmt: skip
         console.print(
-            f"{workers} workers: {took.makespan:.1f} s after {took.startup:.1f} s, predicted over measured {ratio:.2f}"
+            f"{workers} workers: {took.makespan:.1f} s after {took.startup:.1f} s, a step {slower[workers]:.2f} times the calibration's, "
+            f"predicted over measured {ratio:.2f}"
         )
     return rows + more, shown
 

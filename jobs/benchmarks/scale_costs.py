@@ -21,7 +21,7 @@ from fashion_dml.storage import UserError
 from fashion_dml.training.simulate import Job, Phase
 from jobs.benchmarks.scale_run import Event, Record
 
-TURNS = 12
+TURNS = 12  # of a quick look
 
 
 @dataclass(frozen=True)
@@ -123,12 +123,12 @@ def free_cores(alone: float, together: float, cores: int, costs: Parts) -> float
     return cores * (1 + lost * others) / (1 + lost)
 
 
-def side_by_side(model: Model, height: int, width: int, batch: int, processes: int) -> float:
+def side_by_side(model: Model, height: int, width: int, batch: int, processes: int, turns: int = TURNS) -> float:
     """Median seconds of a forward and backward pass, one thread each, in so many processes at once."""
     context = get_context("spawn")
     ready, results = context.Barrier(processes), context.SimpleQueue()
     running = [
-        context.Process(target=_steps, args=(model, height, width, batch, ready, results), daemon=True)
+        context.Process(target=_steps, args=(model, height, width, batch, turns, ready, results), daemon=True)
         for _ in range(processes)
     ]
     for process in running:
@@ -139,12 +139,12 @@ def side_by_side(model: Model, height: int, width: int, batch: int, processes: i
     return statistics.median(found)
 
 
-def _steps(model: Model, height: int, width: int, batch: int, ready: Barrier, results: Any) -> None:
+def _steps(model: Model, height: int, width: int, batch: int, turns: int, ready: Barrier, results: Any) -> None:
     torch.set_num_threads(1)
     embedder = Embedder(model, height, width).train().to(memory_format=torch.channels_last)
     images = torch.rand(batch, 3, height, width).contiguous(memory_format=torch.channels_last)
     seconds = []
-    for turn in range(TURNS + 2):
+    for turn in range(turns + 2):
         if turn == 2:
             ready.wait()
         began = time.perf_counter()

@@ -57,9 +57,16 @@ def test_the_parts_of_a_record_are_found() -> None:
 def test_a_run_of_one_worker_at_these_costs_is_predicted_exactly() -> None:
     found = by_hand({"a": 90, "b": 47, "c": 40}, 20)
     assert times(found).startup == pytest.approx(40)
-    rows, _ = scale.compared({1: found}, MADE, 2.0, 20)
+    rows, _ = scale.compared({1: found}, MADE, 2.0, 20, 0.0, {1: 1.0})
     assert [(r.name, r.value, r.goal) for r in rows] == [("predicted_over_measured_makespan/1", pytest.approx(1), 1.2)]
     assert sum(phase.seconds for phase in jobs_of(found, MADE, 20)[1].work) == pytest.approx(47 * 0.1 + 2 * 1 + 3)
+
+
+def test_a_machine_at_half_its_pace_is_expected_to_take_twice_as_long() -> None:
+    found = by_hand({"a": 90, "b": 47, "c": 40}, 20)
+    rows, shown = scale.compared({1: found}, MADE, 2.0, 20, 0.0, {1: 2.0})
+    assert rows[0].value == pytest.approx(2)
+    assert shown["1"]["predicted_ends"]["c"] == pytest.approx(2 * times(found).makespan)
 
 
 def test_a_record_that_shows_too_little_is_refused() -> None:
