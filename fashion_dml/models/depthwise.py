@@ -21,14 +21,14 @@ MOST_PLACES = 64  # of an input; the products grow with their square
 class DepthwiseConv(nn.Conv2d):
     """A depthwise convolution of stride 1 with the same parameters and values as torch's."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[N, C, H, W] to the same shape."""
-        places = x.shape[2] * x.shape[3]
-        wanted = x.device.type == "cpu" and self.weight.requires_grad and torch.is_grad_enabled()
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """[N, C, H, W] to the same shape; what nn.Conv2d.forward calls."""
+        places = input.shape[2] * input.shape[3]
+        wanted = input.device.type == "cpu" and weight.requires_grad and torch.is_grad_enabled()
         if not wanted or places > MOST_PLACES or torch.is_autocast_enabled("cpu"):
-            return super().forward(x)
-        found: Tensor = _Depthwise.apply(x, self.weight)
-        return found if self.bias is None else found + self.bias.view(1, -1, 1, 1)
+            return super()._conv_forward(input, weight, bias)
+        found: Tensor = _Depthwise.apply(input, weight)
+        return found if bias is None else found + bias.view(1, -1, 1, 1)
 
 
 def use_fast_depthwise(module: nn.Module) -> None:

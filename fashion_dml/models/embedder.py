@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from fashion_dml.config import Model
 from fashion_dml.models.depthwise import use_fast_depthwise
+from fashion_dml.models.folded import fold_norms
 from fashion_dml.models.head import CascadeHead
 from fashion_dml.models.trunk import create_trunk, feature_widths, freeze_stages, tapped
 
@@ -30,6 +31,8 @@ class Embedder(nn.Module):
         self.settings, self.height, self.width = settings, height, width
         self.trunk = create_trunk(settings.trunk, settings.weights, height, width)
         use_fast_depthwise(self.trunk)
+        if settings.batch_norm == "frozen":
+            fold_norms(self.trunk)
         self.widths = feature_widths(self.trunk, () if headless else settings.taps)
         self.dim = self.widths[-1] if headless else settings.dim
         self.head: nn.Module = nn.Identity()

@@ -1,4 +1,4 @@
-"""A training step with our depthwise convolutions over one with torch's, on one CPU core.
+"""A training step with our depthwise convolutions and folded norms over one with torch's layers, on one CPU core.
 
 Rows `step_time_over_torch/HEIGHTxWIDTH`: forward and backward of EfficientNet-Lite0 with four frozen stages and a batch of 64, in
 turns in one process, medians. Rows `depthwise_gradient_over_torch/CHANNELSxHEIGHTxWIDTH`: the gradient of the weights of its
@@ -18,17 +18,18 @@ from torch import Tensor, nn
 from fashion_dml.config import Model
 from fashion_dml.models.depthwise import DepthwiseConv
 from fashion_dml.models.embedder import Embedder
+from fashion_dml.models.folded import CONVS, NORMS, FoldingDepthwise
 from jobs.benchmarks import Row
 
 BATCH, TURNS = 64, 9
-SIZES = ((96, 72), (128, 96))
+SIZES = ((96, 72), (128, 96), (160, 120))
 MAPS = ((1152, 3, 3), (672, 6, 5), (480, 6, 5), (1152, 4, 3), (672, 8, 6))
 
 
 def _as_torch(module: nn.Module) -> None:
+    torchs = {ours: theirs for theirs, ours in (CONVS | NORMS).items()} | {FoldingDepthwise: nn.Conv2d}
     for part in module.modules():
-        if type(part) is DepthwiseConv:
-            part.__class__ = nn.Conv2d  # type: ignore[assignment]
+        part.__class__ = torchs.get(type(part), type(part))
 
 
 def _step(height: int, width: int, ours: bool) -> Callable[[], None]:

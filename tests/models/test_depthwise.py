@@ -13,6 +13,7 @@ from torch import nn
 from fashion_dml.config import Model
 from fashion_dml.models.depthwise import DepthwiseConv, use_fast_depthwise
 from fashion_dml.models.embedder import Embedder
+from fashion_dml.models.folded import FoldingConv
 
 
 def pair(channels: int, side: int, bias: bool = False) -> tuple[nn.Conv2d, nn.Conv2d]:
@@ -88,7 +89,7 @@ def test_a_trunk_has_them_under_the_same_names() -> None:
     plain = Embedder(Model(weights="none"), 64, 48)
     for conv in plain.modules():
         if isinstance(conv, DepthwiseConv):
-            conv.__class__ = nn.Conv2d
+            conv.__class__ = FoldingConv
     plain.load_state_dict(model.state_dict())
     images = torch.rand(3, 3, 64, 48)
     gradients = []
