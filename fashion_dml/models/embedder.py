@@ -31,9 +31,9 @@ class Embedder(nn.Module):
         self.settings, self.height, self.width = settings, height, width
         self.trunk = create_trunk(settings.trunk, settings.weights, height, width)
         use_fast_depthwise(self.trunk)
-        if settings.batch_norm == "frozen":
-            fold_norms(self.trunk)
         self.widths = feature_widths(self.trunk, () if headless else settings.taps)
+        if settings.batch_norm == "frozen" and len(self.widths) == 1:  # a tap may read what a convolution gives before its norm
+            fold_norms(self.trunk)
         self.dim = self.widths[-1] if headless else settings.dim
         self.head: nn.Module = nn.Identity()
         if not headless:

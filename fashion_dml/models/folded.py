@@ -1,11 +1,11 @@
-"""Frozen batch norm inside the convolution before it: two passes over the activations less, and two less going back.
+"""Frozen batch norm inside the convolution before it: a pass over the activations less, forward and backward.
 
 With its statistics fixed, batch norm is a factor s = weight / sqrt(var + eps) and a shift for each channel, and
 
     norm(conv(x; w)) = conv(x; s w) + bias - s mean.
 
 The parameters stay those of the two layers, with their names and gradients; s w is made anew in every pass, which costs no more
-than the weights have numbers. On a CPU only (`python -m jobs.benchmark train`): there such layers wait for memory.
+than the weights have numbers. On a CPU only, where it was measured (`python -m jobs.benchmark train`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from fashion_dml.models.depthwise import DepthwiseConv
 
-UNTRACEABLE = (torch.fx.proxy.TraceError, TypeError, ValueError, RuntimeError, NotImplementedError, AttributeError, KeyError)
+# What torch.fx raises where a trunk's path depends on values: in an if, in int() or range(), in len(). All other errors are real ones.
+UNTRACEABLE = (torch.fx.proxy.TraceError, TypeError, RuntimeError)
 
 
 def _applies(x: Tensor, norm: nn.BatchNorm2d) -> bool:

@@ -113,3 +113,13 @@ def test_an_embedder_with_frozen_norms_folds_all_of_them() -> None:
     embedder = Embedder(Model(weights="none"), 32, 32)
     assert all(type(m) in NORMS.values() for m in embedder.modules() if isinstance(m, nn.BatchNorm2d))
     assert any(type(m) is FoldingConv for m in embedder.modules())
+
+
+def test_a_tapped_trunk_is_left_since_a_level_may_lie_before_a_norm() -> None:
+    torch.manual_seed(0)
+    embedder = Embedder(Model(trunk="ghostnet_100", weights="none", taps=(0, 2), dim=96), 64, 48).eval()
+    assert not any(type(m) in CONVS.values() for m in embedder.modules())
+    folded = copy.deepcopy(embedder)
+    assert fold_norms(folded.trunk) > 0
+    images = torch.rand(2, 3, 64, 48)
+    assert not torch.allclose(folded.features(images), embedder.features(images))  # what would have come of it
