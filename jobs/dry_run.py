@@ -10,13 +10,13 @@ from typing import Any
 
 import torch
 
-from fashion_dml.config import JobSettings
+from fashion_dml.config import Data, JobSettings
 from fashion_dml.data.schema import SPLITS, Dataset
 from fashion_dml.models.embedder import Embedder
 from fashion_dml.storage import Location, read_manifest
 from fashion_dml.training.assignments import TrainSettings, assignments
 from fashion_dml.training.distill import UNIFIED, DistillSettings, distill_plan, recipes_for
-from fashion_dml.training.finetune import finetune_plan
+from fashion_dml.training.finetune import finetune_data, finetune_plan
 from fashion_dml.training.loop import finished
 from fashion_dml.training.teachers import read_teachers
 from jobs.common import console, print_table
@@ -90,8 +90,9 @@ def stages_of(workspace: Location, stages: dict[str, JobSettings], speeds: tuple
     todo = assignments(dataset, settings, joint=settings.specialists.joint)
     left = [a for a in todo if finished(workspace / "specialists" / a.name, a.recipe.key) is None]
     images = sum(a.images for a in left)
+    seconds = sum(a.images * _pixels(a.settings.data) for a in left) / _pixels(settings.data) / training
     size = f"{len(todo) - len(left)} of {len(todo)} trainings finished, {sum(a.recipe.steps for a in left):,} steps, {images:,} images to go"
-    found.append(Stage("train_specialists", "to do" if left else "complete", size, images / training))
+    found.append(Stage("train_specialists", "to do" if left else "complete", size, seconds))
     counted = dataset.products.group_by("split").aggregate([("rows", "sum")]).to_pylist()
     catalogue = dict.fromkeys(SPLITS, 0) | {row["split"]: row["rows_sum"] for row in counted}
     passes = 2 if embed.embed.mirror else 1
@@ -126,6 +127,11 @@ def _same(known: dict[str, Any], settings: IngestSettings) -> bool:
     return bool(known["config"] == settings.model_dump(mode="json", include={"seed", "kind", "ingest"}))
 
 
+def _pixels(data: Data) -> int:
+    """Of a photo; a step takes time in proportion."""
+    return data.height * data.width
+
+
 def _state(done: bool) -> str:
     return "complete" if done else "to do"
 
@@ -136,9 +142,9 @@ def _distill(workspace: Location, dataset: Dataset, settings: DistillSettings, t
     steps = settings.distill.steps or max(
         1, round(sum(a.images for a in assignments(dataset, settings, joint=False)) / per_step)
     )
-    f, data = settings.finetune, settings.data
+    f = settings.finetune
     finer = f.steps * finetune_plan(dataset, settings).images_per_step(0) if f.steps else 0
-    scale = (f.height or data.height) * (f.width or data.width) / (data.height * data.width)
+    scale = _pixels(finetune_data(settings)) / _pixels(settings.data)
     size = f"{steps:,} steps, {steps * per_step:,} images" + (
         f"; fine-tuning {f.steps:,} steps, {finer:,} images" if finer else ""
     )

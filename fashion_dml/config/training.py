@@ -86,6 +86,11 @@ class Specialists(Section):
     joint_steps: Annotated[int, Field(ge=0)] = Field(
         0, description="steps of the joint model; 0: as many images as all specialists together"
     )
+    coarse_steps: Annotated[int, Field(ge=0)] = Field(
+        0, description="steps on smaller photos that the joint model begins with, as a training of its own; 0: none"
+    )
+    coarse_height: Annotated[int, Field(ge=16, le=1024)] = Field(96, description="input height of those, pixels")
+    coarse_width: Annotated[int, Field(ge=16, le=1024)] = Field(96, description="input width of those, pixels")
     start: Literal["initial", "joint"] = Field(
         "initial",
         description="where specialists start; initial: the pretrained trunk; joint: the joint model, trained before them",
@@ -105,6 +110,8 @@ class Specialists(Section):
             raise ValueError("grouping = searched and groups are both set; leave one out")
         if self.start == "joint" and not self.joint:
             raise ValueError("start = joint needs the joint model; set joint = true")
+        if self.coarse_steps and not self.joint:
+            raise ValueError("coarse_steps are those of the joint model; set joint = true, or coarse_steps = 0")
         return self
 
 

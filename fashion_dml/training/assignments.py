@@ -1,4 +1,4 @@
-"""Which trainings there are: specialists of verticals or groups, and the joint model; what each depends on."""
+"""Which trainings there are: the joint model, coarse and fine, and specialists of verticals or groups; what each depends on."""
 
 from __future__ import annotations
 
@@ -15,12 +15,16 @@ from fashion_dml.storage import Location, UserError, manifest_sha256, require_ma
 from fashion_dml.training.loop import Recipe
 
 JOINT = "joint"
+COARSE = "joint-coarse"
 INITIAL = "initial"
-FROM_JOINT = f"{JOINT}/model"
+FROM_JOINT, FROM_COARSE = f"{JOINT}/model", f"{COARSE}/model"
 NO_PART_OF_A_KEY = {
     "groups",
     "joint",
     "joint_steps",
+    "coarse_steps",
+    "coarse_height",
+    "coarse_width",
     "start",
     "start_rate",
     "epochs",
@@ -42,9 +46,23 @@ class TrainSettings(JobSettings):
     def _lanes(self) -> TrainSettings:
         if self.cluster.team > self.data.lanes:
             raise ValueError(lanes_short("cluster.team", self.cluster.team, self.data.lanes))
-        if self.specialists.start == "joint" and self.cluster.most > self.data.lanes:
+        if self.together and self.cluster.most > self.data.lanes:
             raise ValueError(lanes_short("cluster.workers", self.cluster.most, self.data.lanes))
         return self
+
+    @property
+    def together(self) -> tuple[str, ...]:
+        """The trainings that come before all others, one after the other, each by all workers as one team."""
+        s = self.specialists
+        return (COARSE,) * bool(s.coarse_steps) + (JOINT,) * (s.start == "joint")
+
+    @property
+    def coarse(self) -> TrainSettings:
+        """The same on the smaller photos that the joint model begins with."""
+        s = self.specialists
+        return self.model_copy(
+            update={"data": self.data.model_copy(update={"height": s.coarse_height, "width": s.coarse_width})}
+        )
 
 
 def lanes_short(setting: str, workers: int, lanes: int) -> str:
@@ -106,7 +124,11 @@ def groups_of(dataset: Dataset, settings: Specialists) -> dict[str, tuple[str, .
             )
     check_weights("specialists", settings.weights, verticals)
     groups.update({v: (v,) for v in verticals if v not in listed})
-    for name, meaning in ((JOINT, "the model of all verticals"), (INITIAL, "where all trainings start")):
+    for name, meaning in (
+        (JOINT, "the model of all verticals"),
+        (COARSE, "that model on smaller photos"),
+        (INITIAL, "where all trainings start"),
+    ):
         if name in groups:
             raise UserError(f"A specialist can't be called {name!r}, that is {meaning}; rename the vertical or group.")
     return groups
@@ -139,8 +161,8 @@ def plan_for(dataset: Dataset, verticals: tuple[str, ...], settings: TrainSettin
 def assignments(dataset: Dataset, settings: TrainSettings, *, joint: bool) -> list[Assignment]:
     """All trainings, longest first; with or without the joint model.
 
-    That sees as many images as all specialists together, unless `specialists.joint_steps` says otherwise. Specialists
-    that start from it depend on it.
+    That sees as many images as all specialists together, unless `specialists.joint_steps` says otherwise, and before them those of
+    `specialists.coarse_steps`, smaller ones, in a training of its own. Specialists that start from it depend on it.
     """
     settings = with_groups(dataset, settings)
     s = settings.specialists
@@ -157,15 +179,20 @@ def assignments(dataset: Dataset, settings: TrainSettings, *, joint: bool) -> li
         per_step = plan_for(dataset, verticals, settings).images_per_step(0)
         steps = s.joint_steps or max(1, round(total / per_step))
         images = steps * per_step if s.joint_steps else total
-        made.append(Assignment(recipe_of(JOINT, verticals, steps, settings, inputs), verticals, images, settings))
+        begun, initial = inputs, INITIAL
+        if s.coarse_steps:
+            coarse = recipe_of(COARSE, verticals, s.coarse_steps, settings.coarse, inputs)
+            made.append(Assignment(coarse, verticals, s.coarse_steps * per_step, settings.coarse))
+            begun, initial = {**inputs, COARSE: coarse.key}, FROM_COARSE
+        made.append(Assignment(recipe_of(JOINT, verticals, steps, settings, begun), verticals, images, settings, initial))
     initial, theirs = INITIAL, settings
     if s.start == "joint":
-        inputs, initial = {**inputs, JOINT: made[0].recipe.key}, FROM_JOINT
+        inputs, initial = {**inputs, JOINT: made[-1].recipe.key}, FROM_JOINT
         slower = s.optim.model_copy(update={"learning_rate": s.optim.learning_rate * s.start_rate})
         theirs = settings.model_copy(update={"specialists": s.model_copy(update={"optim": slower})})
     for name, verticals, steps, images in sized:
         made.append(Assignment(recipe_of(name, verticals, steps, theirs, inputs), verticals, images, theirs, initial))
-    return sorted((a for a in made if joint or a.name != JOINT), key=lambda a: (-a.images, a.name))
+    return sorted((a for a in made if joint or a.name not in (JOINT, COARSE)), key=lambda a: (-a.images, a.name))
 
 
 def recipe_of(name: str, verticals: tuple[str, ...], steps: int, settings: TrainSettings, inputs: dict[str, str]) -> Recipe:

@@ -212,7 +212,7 @@ def distill(
         return
     torch.manual_seed(settings.seed)
     workspace = Location.of(settings.workspace)
-    embedder = trainable(load_model(workspace / "specialists" / start).module, settings.model)
+    embedder = trainable(load_model(workspace / "specialists" / start).module, settings.model, settings.data)
     (dim,) = {t.dim for t in teachers.values()}
     lag = lag_weights(dataset, teachers, settings.distill.lag) if settings.distill.lag else None
     task = DistillTask(embedder, settings.distill.loss, team.group, teacher_dim=dim, lag=lag)

@@ -12,11 +12,11 @@ from fashion_dml.data.read import Sources
 from fashion_dml.data.schema import Dataset
 from fashion_dml.models.embedder import Embedder
 from fashion_dml.models.store import load_model, save_model
-from fashion_dml.storage import Location, UserError, require_manifest, sha256_json
+from fashion_dml.storage import Location, require_manifest, sha256_json
 from fashion_dml.training.assignments import NO_PART_OF_A_KEY, plan_for
 from fashion_dml.training.curve import FILE
 from fashion_dml.training.loop import Recipe, Report, train
-from fashion_dml.training.start import metric_task
+from fashion_dml.training.start import metric_task, trainable
 from fashion_dml.training.stopping import Ask
 from fashion_dml.training.task import AnchoredTask, MetricTask
 from fashion_dml.training.team import Team
@@ -58,16 +58,7 @@ def finetune_recipe(distilled: Recipe, settings: DistillSettings) -> Recipe:
 
 def anchored_task(start: Embedder, dataset: Dataset, settings: DistillSettings, team: Team = Team()) -> MetricTask:
     """The task, with the weights of a model. Raises UserError where loss, model, input size and dataset don't fit."""
-    data = finetune_data(settings)
-    embedder = Embedder(settings.model.model_copy(update={"weights": "none"}), data.height, data.width)
-    try:
-        embedder.load_state_dict(start.state_dict())
-    except RuntimeError as error:
-        raise UserError(
-            f"The weights of {settings.model.trunk} are for {start.height} x {start.width} pixels and can't be used for "
-            f"{data.height} x {data.width}: leave finetune.height and finetune.width at 0."
-        ) from error
-    embedder.settings = settings.model
+    embedder = trainable(start, settings.model, finetune_data(settings))
     make = partial(AnchoredTask, anchor=settings.distill.loss, weight=settings.finetune.anchor)
     return metric_task(embedder, dataset, tuple(dataset.verticals("train")), settings, team, make)
 

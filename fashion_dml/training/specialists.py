@@ -22,7 +22,7 @@ from fashion_dml.data.schema import Dataset
 from fashion_dml.models.embedder import Embedder
 from fashion_dml.models.store import load_model
 from fashion_dml.storage import Location, UserError
-from fashion_dml.training.assignments import FROM_JOINT, INITIAL, JOINT, Assignment, TrainSettings, assignments, plan_for
+from fashion_dml.training.assignments import FROM_COARSE, FROM_JOINT, INITIAL, Assignment, TrainSettings, assignments, plan_for
 from fashion_dml.training.loop import finished, train
 from fashion_dml.training.queue import Queue
 from fashion_dml.training.signals import Listener, stops_gently
@@ -40,9 +40,11 @@ def run(settings: TrainSettings, watch: Callable[[Any, threading.Event], None]) 
     workspace = Location.of(settings.workspace)
     dataset = Dataset.open(workspace / "dataset")
     todo, home = assignments(dataset, settings, joint=settings.specialists.joint), workspace / "specialists"
-    if settings.specialists.start == "joint":
-        joint = [a for a in todo if a.name == JOINT]
-        if failures := train_all(joint, settings, dataset, home, watch, together=True):
+    if settings.specialists.coarse_steps:
+        coarse, weightless = settings.coarse.data, settings.model.model_copy(update={"weights": "none"})
+        trainable(Embedder(weightless, coarse.height, coarse.width), settings.model, settings.data)
+    for name in settings.together:
+        if failures := train_all([a for a in todo if a.name == name], settings, dataset, home, watch, together=True):
             return failures
     return train_all(todo, settings, dataset, home, watch)
 
@@ -61,7 +63,7 @@ def train_all(
     for i, assignment in enumerate(todo):
         if assignment.settings not in [a.settings for a in todo[:i]]:  # specialists share theirs, and a model takes a while
             check(assignment, dataset, settings.cluster.most if together else settings.cluster.team)
-    starts = {a.initial: a.settings for a in todo if a.initial != FROM_JOINT}
+    starts = {a.initial: a.settings for a in todo if a.initial not in (FROM_COARSE, FROM_JOINT)}
     return train_queue(Queue, (todo,), starts, settings.cluster, dataset, home, watch, together=together)
 
 
@@ -165,7 +167,7 @@ def train_one(
     if finished(output, assignment.recipe.key) is not None:
         return
     torch.manual_seed(settings.seed)
-    embedder = trainable(load_model(home / assignment.initial).module, settings.model)
+    embedder = trainable(load_model(home / assignment.initial).module, settings.model, settings.data)
     task = metric_task(embedder, dataset, assignment.verticals, settings, team)
     sources = Sources(str(dataset.location / "images"), "train", None, task.loss.needs_attributes, settings.cluster.data_labels)
     validation = Validation(dataset, list(assignment.verticals), settings.data) if team.rank == 0 else None

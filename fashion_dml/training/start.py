@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow.compute as pc
 import torch
 
-from fashion_dml.config import Model
+from fashion_dml.config import Data, Model
 from fashion_dml.data.plan import Cursor, Plan, PlanSettings
 from fashion_dml.data.read import Sources
 from fashion_dml.data.schema import Dataset
@@ -24,10 +24,19 @@ from fashion_dml.training.team import Team
 HEAD_IMAGES = 2048
 
 
-def trainable(loaded: Embedder, settings: Model) -> Embedder:
-    """A fresh module with the weights of a loaded one, so that frozen stages are those of the settings."""
-    embedder = Embedder(settings.model_copy(update={"weights": "none"}), loaded.height, loaded.width)
-    embedder.load_state_dict(loaded.state_dict())
+def trainable(loaded: Embedder, settings: Model, data: Data) -> Embedder:
+    """A fresh module with the weights of a loaded one, so that frozen stages and input size are those of the settings.
+
+    Raises UserError where the weights are for another size.
+    """
+    embedder = Embedder(settings.model_copy(update={"weights": "none"}), data.height, data.width)
+    try:
+        embedder.load_state_dict(loaded.state_dict())
+    except RuntimeError as error:
+        raise UserError(
+            f"The weights of {settings.trunk} are for {loaded.height} x {loaded.width} pixels and can't be used for "
+            f"{data.height} x {data.width}: train it at one size, without specialists.coarse_steps and finetune.height and width."
+        ) from error
     embedder.settings = settings
     return embedder
 

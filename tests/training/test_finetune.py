@@ -89,7 +89,7 @@ def test_a_trunk_for_one_size_is_refused_at_another(small: Dataset) -> None:
     fits = SETTINGS.model_copy(update={"model": vit})
     check(small, fits)
     with pytest.raises(
-        UserError, match=r"vit_tiny_patch16_224 are for 32 x 32 pixels and can't be used for 48 x 32: leave finetune\.height"
+        UserError, match=r"vit_tiny_patch16_224 are for 32 x 32 pixels and can't be used for 48 x 32: train it at one size"
     ):
         check(small, fits.model_copy(update={"finetune": Finetune(steps=5, height=48)}))
 

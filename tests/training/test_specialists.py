@@ -51,6 +51,7 @@ def test_groups_that_cannot_be(small: Dataset, names: tuple[str, str]) -> None:
         ({"a": names, "b": (one,)}, rf"has the vertical '{one}' twice"),
         ({"a": (one, one)}, rf"has the vertical '{one}' twice"),
         ({"joint": (one,)}, "can't be called 'joint'"),
+        ({"joint-coarse": (one,)}, "can't be called 'joint-coarse'"),
         ({"initial": (one,)}, "can't be called 'initial'"),
         ({two: (one,)}, rf"the group '{two}': its name .* not be that of a vertical outside all groups"),
         ({"../up": (one,)}, r"the group '\.\./up': its name must match"),
@@ -120,6 +121,56 @@ def test_specialists_that_start_from_the_joint_model_depend_on_it(small: Dataset
     assert apart[names[0]] != found[names[0]].recipe.key
 
 
+def test_a_joint_model_that_begins_on_smaller_photos_depends_on_them(small: Dataset, names: tuple[str, str]) -> None:
+    def made(**chosen: Any) -> dict[str, Assignment]:
+        chosen = {"joint_steps": 7, "coarse_steps": 5, "coarse_height": 24, "coarse_width": 16} | chosen
+        return {a.name: a for a in assignments(small, settings(**chosen), joint=True)}
+
+    found = made()
+    coarse, joint = found["joint-coarse"], found["joint"]
+    assert (coarse.recipe.steps, coarse.initial, joint.initial) == (5, "initial", "joint-coarse/model")
+    assert (coarse.recipe.data.height, coarse.recipe.data.width) == (24, 16)
+    assert joint.recipe.data == DATA
+    assert joint.recipe.inputs["joint-coarse"] == coarse.recipe.key
+    assert [found[n].initial for n in names] == ["initial"] * 2
+    other, none = made(coarse_width=20), made(coarse_steps=0)
+    assert other["joint"].recipe.key != joint.recipe.key
+    assert none["joint"].recipe.key != joint.recipe.key
+    assert none["joint"].initial == "initial"
+    assert "joint-coarse" not in none
+    for n in names:  # specialists that don't start from the joint model have nothing to do with it
+        assert other[n].recipe.key == none[n].recipe.key == found[n].recipe.key
+    follow = made(start="joint")
+    assert [follow[n].initial for n in names] == ["joint/model"] * 2
+    assert follow[names[0]].recipe.inputs["joint"] == joint.recipe.key
+    assert {a.name for a in assignments(small, settings(coarse_steps=5), joint=False)} == set(names)
+
+
+@pytest.mark.cluster
+def test_the_joint_model_goes_on_from_smaller_photos(tmp_path: Path, ray_local: str) -> None:
+    small_dataset(tmp_path / "dataset")
+    chosen = {"joint_steps": 3, "coarse_steps": 3, "coarse_height": 24, "coarse_width": 16, "min_steps": 2, "max_steps": 2}
+    made = settings(start="joint", **chosen)
+    made = made.model_copy(update={"workspace": str(tmp_path), "cluster": Cluster(workers=2, threads_per_worker=1)})
+    sizes: dict[str, tuple[int, int]] = {}
+    assert run(made, lambda queue, stop: None) == {}
+    for path in (tmp_path / "specialists").glob("*/model"):
+        model = load_model(str(path)).module
+        sizes[path.parent.name] = (model.height, model.width)
+    assert sizes.pop("joint-coarse") == (24, 16)
+    assert len(sizes) == 3
+    assert set(sizes.values()) == {(DATA.height, DATA.width)}
+
+
+def test_sizes_a_trunk_cannot_change_are_refused_before_any_step(tmp_path: Path) -> None:
+    small_dataset(tmp_path / "dataset")
+    made = settings(coarse_steps=3, coarse_height=48, coarse_width=32)
+    vit = Model(trunk="vit_tiny_patch16_224", weights="none", dim=8)
+    made = made.model_copy(update={"workspace": str(tmp_path), "model": vit})
+    with pytest.raises(UserError, match=r"are for 48 x 32 pixels and can't be used for 32 x 32: train it at one size"):
+        run(made, lambda queue, stop: None)
+
+
 @pytest.mark.cluster
 def test_specialists_start_where_the_joint_model_ended(tmp_path: Path, ray_local: str) -> None:
     small_dataset(tmp_path / "dataset")
@@ -161,7 +212,7 @@ def test_trainable_has_the_weights_and_the_frozen_stages(tmp_path: Path) -> None
     small_dataset(tmp_path / "dataset")
     state = initial(tmp_path)
     made = trainable(
-        load_model(str(tmp_path / "specialists" / "initial")).module, MODEL.model_copy(update={"frozen_stages": 2})
+        load_model(str(tmp_path / "specialists" / "initial")).module, MODEL.model_copy(update={"frozen_stages": 2}), DATA
     )
     assert all(torch.equal(v, state[k]) for k, v in made.state_dict().items())
     assert not next(made.trunk.parameters()).requires_grad
@@ -247,6 +298,7 @@ def test_elastic_workers_leave_cpus_to_ray_data(ray_local: str) -> None:
         ({"specialists": {"weights": {"hats": 2}}}, "specialists.weights names the vertical 'hats', the dataset has"),
         ({"specialists": {"weights": {"dresses": 0}}}, "specialists.weights.dresses = 0"),
         ({"specialists": {"start": "joint", "joint": False}}, "start = joint needs the joint model; set joint = true"),
+        ({"specialists": {"coarse_steps": 9, "joint": False}}, "coarse_steps are those of the joint model; set joint = true"),
         (
             {"specialists": {"start": "joint"}, "cluster": {"workers": 4}},
             "cluster.workers = 4 workers share data.lanes = 2 lanes",
