@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from ray import cloudpickle
+from ray.data import DataContext
 from stream_helpers import PLAN, THREADS, collect, rewrite, same, sources, teacher, training_plan
 
 from fashion_dml.config import Data
@@ -180,6 +181,13 @@ def test_ray_data_leaves_the_cpu_to_a_trainer_that_is_slower(
             threading.Event().wait(0.01)
     assert len(began) >= looked + 25  # the loop runs while nothing is taken
     assert min(later - earlier for earlier, later in itertools.pairwise(began)) >= 0.9 * Unhurried.PAUSE
+
+
+def test_large_actors_are_no_news_to_the_user() -> None:
+    """Ours only: other Ray Data work of the same process is still warned."""
+    every = [c.issue_detectors_config.high_memory_detector_config for c in (quiet_context(), DataContext.get_current())]
+    assert every[0].detection_time_interval_s == -1
+    assert every[1].detection_time_interval_s > 0
 
 
 def test_processes_that_read_do_not_import_torch(small: Dataset) -> None:
