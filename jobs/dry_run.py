@@ -16,7 +16,7 @@ from fashion_dml.models.embedder import Embedder
 from fashion_dml.storage import Location, read_manifest
 from fashion_dml.training.assignments import TrainSettings, assignments
 from fashion_dml.training.distill import UNIFIED, DistillSettings, distill_plan, recipes_for
-from fashion_dml.training.finetune import finetune_data, finetune_plan
+from fashion_dml.training.finetune import finetune_data, finetune_plan, unified_key
 from fashion_dml.training.loop import finished
 from fashion_dml.training.teachers import read_teachers
 from jobs.common import console, print_table
@@ -150,8 +150,8 @@ def _distill(workspace: Location, dataset: Dataset, settings: DistillSettings, t
     )
     complete = False
     if done:
-        key = recipes_for(dataset, read_teachers(workspace, dataset.verticals("train")), settings)[-1].key
-        complete = finished(workspace / UNIFIED, key) is not None
+        last = recipes_for(dataset, read_teachers(workspace, dataset.verticals("train")), settings)[-1]
+        complete = finished(workspace / UNIFIED, unified_key(last, settings)) is not None
     return Stage("distill", _state(complete), size, 0.0 if complete else (steps * per_step + finer * scale) / training)
 
 

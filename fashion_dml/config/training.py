@@ -153,6 +153,9 @@ class Finetune(Section):
 
     steps: Annotated[int, Field(ge=0)] = Field(0, description="steps; 0: none. Loss and batches are those of the specialists")
     anchor: Annotated[float, Field(ge=0)] = Field(1.0, description="weight of the distance to the teachers beside the loss")
+    blend: bool = Field(
+        False, description="a third candidate: the mean of the weights of where the student started and of the fine-tuned model"
+    )
     height: Annotated[int, Field(ge=0, le=1024)] = Field(0, description="input height, pixels; 0: data.height")
     width: Annotated[int, Field(ge=0, le=1024)] = Field(0, description="input width, pixels; 0: data.width")
     validate_every: Positive = Field(100, description="steps between validations")

@@ -155,7 +155,7 @@ def run(settings: DistillSettings, watch: Callable[[Any, threading.Event], None]
             f"make them equal or use distill.loss = relational or projection."
         )
     recipes = recipes_for(dataset, teachers, settings)
-    output, key = workspace / UNIFIED, recipes[-1].key
+    output, key = workspace / UNIFIED, finetune.unified_key(recipes[-1], settings)
     if (known := finished(output, key)) is not None:
         return known
     if settings.finetune.steps:
@@ -167,7 +167,8 @@ def run(settings: DistillSettings, watch: Callable[[Any, threading.Event], None]
     ended = ray.get(queue.state.remote())[1]
     if ended:
         raise UserError(f"The unified model failed: {next(iter(ended.values()))}")
-    done = finetune.choose(output, key) if settings.finetune.steps else finished(output, key)
+    names = (finetune.DISTILLED, finetune.FINETUNED, *(finetune.BLENDED,) * settings.finetune.blend)
+    done = finetune.choose(output, key, names) if settings.finetune.steps else finished(output, key)
     if done is None:
         raise RuntimeError(f"the run ended without {output / 'model'}")
     return done
@@ -196,6 +197,8 @@ def _worker(config: dict[str, Any]) -> None:
             finetune.finetune(
                 recipe, unified, dataset, targets, settings, team, lambda progress: queue.report.remote(progress), asks
             )
+            if settings.finetune.blend and team.rank == 0:
+                finetune.blend(recipe, unified, workspace / "specialists" / start, dataset, settings, team)
     except Stopped:
         return
     except UserError as error:

@@ -109,7 +109,7 @@ def test_the_whole_loop(ray_local: str, tmp_path: Path, capsys: pytest.CaptureFi
     trained = train_baselines(BaselineSettings(baselines=recipes, **settings.model_dump(exclude={"baselines"})))
     assert all(m["images"] == 24 for m in trained.values())
     distill = settings.distill.model_copy(update={"steps": 4, "start": "joint", "lag": 2.0})
-    finetune = Finetune(steps=2, height=48, width=32, validate_every=2, checkpoint_every=2)
+    finetune = Finetune(steps=2, blend=True, height=48, width=32, validate_every=2, checkpoint_every=2)
     pipeline(settings.model_copy(update={"distill": distill, "finetune": finetune}))
     second = files(tmp_path)
     assert changed(first, second) == {"baselines", "unified", "embeddings", "reports", "index"}
@@ -117,18 +117,14 @@ def test_the_whole_loop(ray_local: str, tmp_path: Path, capsys: pytest.CaptureFi
     assert all(second[name] == first[name] for name in kept)  # new files beside the old ones
     assert len(list((tmp_path / "index" / "versions").iterdir())) == 2
     assert {"joint-triplet", "pml-triplet"} < set(read(tmp_path, "reports/evaluation.json")["models"])
-    student, distilled, finetuned = (
-        read(tmp_path, f"unified{d}/model/manifest.json") for d in ("", "/distilled", "/finetuned")
-    )
-    assert (distilled["steps"], finetuned["steps"]) == (4, 2)
-    assert student["candidates"] == {
-        "distilled": distilled["validations"][-1]["R@1"],
-        "finetuned": finetuned["validations"][-1]["R@1"],
-    }
-    chosen = finetuned if student["candidates"]["finetuned"] > student["candidates"]["distilled"] else distilled
+    student = read(tmp_path, "unified/model/manifest.json")
+    found = {n: read(tmp_path, f"unified/{n}/model/manifest.json") for n in ("distilled", "finetuned", "blended")}
+    assert [m["steps"] for m in found.values()] == [4, 2, 2]
+    assert student["candidates"] == {n: m["validations"][-1]["R@1"] for n, m in found.items()}
+    chosen = max(found.values(), key=lambda m: m["validations"][-1]["R@1"])
     assert (student["sha256"], student["inputs"]) == (chosen["sha256"], chosen["inputs"])
-    student = distilled
-    assert student["inputs"]["joint"] == read(tmp_path, "specialists/joint/model/manifest.json")["sha256"]
+    joint = read(tmp_path, "specialists/joint/model/manifest.json")["sha256"]
+    assert found["distilled"]["inputs"]["joint"] == found["blended"]["inputs"]["start"] == joint
 
 
 def test_unknown_stage(tmp_path: Path) -> None:

@@ -16,10 +16,10 @@ from fashion_dml.data.schema import Dataset
 from fashion_dml.losses import create_loss
 from fashion_dml.losses.distillation import DistillationLoss
 from fashion_dml.models.embedder import Embedder
-from fashion_dml.models.store import save_model
+from fashion_dml.models.store import load_model, save_model
 from fashion_dml.storage import Location, UserError, read_manifest
 from fashion_dml.training.distill import DistillSettings
-from fashion_dml.training.finetune import anchored_task, check, choose, finetune_recipe, validated
+from fashion_dml.training.finetune import anchored_task, blend, check, choose, finetune_recipe, unified_key, validated
 from fashion_dml.training.team import Team
 
 SETTINGS = DistillSettings(data=DATA, model=MODEL, loss=Loss(margin=0.3), finetune=Finetune(steps=5, anchor=0.5))
@@ -125,6 +125,7 @@ def candidate(unified: Path, name: str, seed: int, recall: list[float], kept: st
 def test_the_better_on_validation_products_is_published(
     distilled: list[float], finetuned: list[float], kept: str, chosen: str, tmp_path: Path
 ) -> None:
+    candidate(tmp_path, "blended", 2, [0.9], kept)  # of an earlier run: not asked for now
     digests = {
         "distilled": candidate(tmp_path, "distilled", 0, distilled, kept),
         "finetuned": candidate(tmp_path, "finetuned", 1, finetuned, kept),
@@ -136,3 +137,28 @@ def test_the_better_on_validation_products_is_published(
     both = {n: validated(read_manifest(Location.of(tmp_path / n / "model")) or {}) for n in digests}
     assert manifest["candidates"] == both
     assert (tmp_path / "model" / "curve.parquet").read_bytes() == b"curve"
+
+
+def test_a_blend_is_half_of_the_way_and_chosen_like_the_others(tmp_path: Path, small: Dataset) -> None:
+    settings, unified = with_finetune(blend=True), Location.of(tmp_path / "unified")
+    made = finetune_recipe(recipe(), settings)
+    assert made.key == finetune_recipe(recipe(), SETTINGS).key  # nothing is trained again for it
+    assert unified_key(made, settings) != unified_key(made, SETTINGS) == made.key
+    candidate(tmp_path / "start", "joint", 0, [], "last")
+    candidate(tmp_path / "unified", "distilled", 0, [], "last")
+    candidate(tmp_path / "unified", "finetuned", 1, [], "last")
+    manifest = read_manifest(unified / "finetuned" / "model")
+    assert manifest is not None
+    (unified / "finetuned" / "model" / "manifest.json").write_json(manifest | {"key": made.key})
+    blend(made, unified, Location.of(tmp_path / "start" / "joint" / "model"), small, settings, Team())
+    states = [
+        load_model(str(tmp_path / name / "model")).module.state_dict()
+        for name in ("start/joint", "unified/finetuned", "unified/blended")
+    ]
+    for first, last, between in zip(*(s.values() for s in states), strict=True):
+        torch.testing.assert_close(between, (first + last) / 2 if last.is_floating_point() else last)
+    chosen = choose(unified, "key", ("distilled", "finetuned", "blended"))
+    assert (chosen["chosen"], chosen["inputs"].keys()) == ("blended", {"start", "finetuned"})
+    verticals = chosen["validations"][-1]["verticals"]
+    assert set(verticals) == set(small.verticals("train"))
+    assert chosen["candidates"]["blended"] == pytest.approx(sum(verticals.values()) / len(verticals))
