@@ -164,6 +164,12 @@ class Finetune(Section):
     optim: Optim = Optim(learning_rate=1e-4)
     augment: Augment = Augment()
 
+    @model_validator(mode="after")
+    def _blend(self) -> Finetune:
+        if self.blend and not self.steps:
+            raise ValueError("blend takes the fine-tuned model, and steps = 0 makes none; set steps above 0, or blend = false")
+        return self
+
 
 class Ablate(Section):
     """Trials of a method: each step of it and its control, all alike but for the step."""

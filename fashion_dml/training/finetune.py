@@ -98,7 +98,7 @@ def blend(recipe: Recipe, unified: Location, start: Location, dataset: Dataset, 
     """Publish in `blended/model` the mean of the weights of the model at `start` and of the fine-tuned one; on one worker.
 
     Distillation and fine-tuning lead from the one to the other, and weights between the ends of such a path are often better than
-    either (Wortsman 2022, Model soups, arXiv 2203.05482, section 3; half of the way is what WiSE-FT, arXiv 2109.01903, proposes).
+    either (Wortsman 2022, Model soups, arXiv 2203.05482; half of the way as in WiSE-FT, arXiv 2109.01903).
     """
     began = time.monotonic()
     first, last, known = load_model(start), load_model(unified / FINETUNED / "model"), finished(unified / FINETUNED, recipe.key)

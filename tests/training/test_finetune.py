@@ -63,6 +63,7 @@ def test_the_recipe_depends_on_the_distilled_model_and_what_teaches() -> None:
             (recipe(key="other"), SETTINGS),
             (distilled, with_finetune(anchor=1.0)),
             (distilled, with_finetune(height=48)),
+            (distilled, with_finetune(blend=True)),  # as without
             (distilled, SETTINGS.model_copy(update={"loss": Loss(margin=0.1)})),
             (distilled, SETTINGS.model_copy(update={"distill": Distill(loss="cosine")})),
         )
@@ -99,6 +100,11 @@ def test_a_learned_projection_is_no_anchor() -> None:
     with pytest.raises(UserError, match=message):
         validate(DistillSettings, {"distill": {"loss": "projection"}, "finetune": {"steps": 1}})
     validate(DistillSettings, {"distill": {"loss": "projection"}})
+
+
+def test_a_blend_needs_a_fine_tuned_model() -> None:
+    with pytest.raises(UserError, match=r"blend takes the fine-tuned model, and steps = 0 makes none; set steps above 0"):
+        validate(DistillSettings, {"finetune": {"blend": True}})
 
 
 def candidate(unified: Path, name: str, seed: int, recall: list[float], kept: str) -> str:
