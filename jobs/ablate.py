@@ -19,12 +19,11 @@ from pydantic import Field
 
 from fashion_dml.config import Embed, Evaluate
 from fashion_dml.data.schema import Dataset
-from fashion_dml.evaluation import html, ladder
+from fashion_dml.evaluation import ladder
 from fashion_dml.evaluation.protocol import Measured, evaluate
 from fashion_dml.inference.embed import EmbedRequest, ensure_embeddings
 from fashion_dml.storage import Location, UserError
 from fashion_dml.training.ablation import AblateSettings, ladder_of, trials, verticals_of
-from fashion_dml.training.specialists import train_all
 from jobs.common import connect, console, main, print_table, write_report
 from jobs.evaluate import measured_level, measured_splits, measured_verticals, vertical_items
 from jobs.progress import watch
@@ -40,6 +39,9 @@ class AblateJobSettings(AblateSettings):
 
 def ablate(settings: AblateJobSettings) -> dict[str, Any]:
     """Train what isn't trained, measure, report; returns the content of the JSON."""
+    from fashion_dml.evaluation import html
+    from fashion_dml.training.specialists import train_all  # torch: not for --help or settings that can't be
+
     started = time.monotonic()
     workspace = Location.of(settings.workspace)
     dataset = Dataset.open(workspace / "dataset")

@@ -17,14 +17,15 @@ from typing import Any
 from fashion_dml.data.schema import Dataset
 from fashion_dml.storage import Location, UserError
 from fashion_dml.training.baselines import BaselineSettings, baselines
-from fashion_dml.training.loop import finished
-from fashion_dml.training.specialists import train_all
+from fashion_dml.training.recipe import finished
 from jobs.common import connect, console, main, write_report
 from jobs.progress import watch
 
 
 def train_baselines(settings: BaselineSettings) -> dict[str, Any]:
     """Train what isn't finished; returns name -> manifest. Raises UserError if any failed."""
+    from fashion_dml.training.specialists import train_all  # torch: not for --help or settings that can't be
+
     started = time.monotonic()
     workspace = Location.of(settings.workspace)
     dataset, home = Dataset.open(workspace / "dataset"), workspace / "baselines"

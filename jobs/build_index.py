@@ -26,7 +26,6 @@ from pydantic import Field
 from fashion_dml.config import Cluster, Embed, Index, JobSettings
 from fashion_dml.data.placement import placed
 from fashion_dml.data.schema import SPLITS, Dataset, Part
-from fashion_dml.evaluation.html import render_choice
 from fashion_dml.index import manifest as versions
 from fashion_dml.index.catalog import Catalog
 from fashion_dml.storage import (
@@ -224,6 +223,8 @@ def _report(
         "bytes": sum(int(f["bytes"]) for f in m.files.values()), "effort": asdict(m.effort), **m.measured,
     }  # fmt: skip
     if m.measured["choice"] or m.measured["curve"]:
+        from fashion_dml.evaluation.html import render_choice  # matplotlib, for a page that few builds write
+
         page = render_choice(content, goal=settings.index.recall, title=f"Index version {m.version}")
         (Location.of(settings.workspace) / "reports" / "build_index.html").write_bytes(page.encode())
     write_report(settings.workspace, "build_index", settings, started, **content)

@@ -14,13 +14,15 @@ import time
 from typing import Any
 
 from fashion_dml.storage import Location
-from fashion_dml.training.distill import DistillSettings, run
+from fashion_dml.training.student import DistillSettings
 from jobs.common import connect, console, main, write_report
 from jobs.progress import watch
 
 
 def distill(settings: DistillSettings) -> dict[str, Any]:
     """Train the unified model unless it is finished; returns its manifest."""
+    from fashion_dml.training.distill import run  # torch: not for --help or settings that can't be
+
     started = time.monotonic()
     connect(settings.workspace)
     model = run(settings, watch)

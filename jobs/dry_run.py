@@ -8,16 +8,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from fashion_dml.config import Data, JobSettings
 from fashion_dml.data.schema import SPLITS, Dataset
-from fashion_dml.models.embedder import Embedder
 from fashion_dml.storage import Location, read_manifest
 from fashion_dml.training.assignments import TrainSettings, assignments
-from fashion_dml.training.distill import UNIFIED, DistillSettings, distill_plan, recipes_for
-from fashion_dml.training.finetune import finetune_data, finetune_plan, unified_key
-from fashion_dml.training.loop import finished
+from fashion_dml.training.recipe import finished
+from fashion_dml.training.student import (
+    UNIFIED,
+    DistillSettings,
+    distill_plan,
+    finetune_data,
+    finetune_plan,
+    recipes_for,
+    unified_key,
+)
 from fashion_dml.training.teachers import read_teachers
 from jobs.common import console, print_table
 from jobs.embed import EmbedSettings
@@ -37,8 +41,12 @@ class Stage:
     seconds: float | None
 
 
-def rates(settings: TrainSettings) -> tuple[float, float]:
-    """(training, embedding) images a second of this machine with all its cores, or its GPU, by a short trial with random weights."""
+def rates(settings: TrainSettings) -> tuple[float, float, str]:
+    """(training, embedding) images a second of this machine, and of what of it, by a short trial with random weights."""
+    import torch  # not where nothing is timed
+
+    from fashion_dml.models.embedder import Embedder
+
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     height, width = settings.data.height, settings.data.width
     model = Embedder(settings.model.model_copy(update={"weights": "none"}), height, width).to(device)
@@ -53,19 +61,19 @@ def rates(settings: TrainSettings) -> tuple[float, float]:
         with torch.inference_mode():
             model.eval()(images)
 
-    return _rate(train), _rate(embed)
-
-
-def _rate(work: Callable[[], None]) -> float:
-    work()
-    seconds = []
-    for _ in range(TRIALS):
-        began = time.perf_counter()
+    def rate(work: Callable[[], None]) -> float:
         work()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - began)
-    return TRIAL_IMAGES / statistics.median(seconds)
+        seconds = []
+        for _ in range(TRIALS):
+            began = time.perf_counter()
+            work()
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            seconds.append(time.perf_counter() - began)
+        return TRIAL_IMAGES / statistics.median(seconds)
+
+    of = "this machine's GPU" if device.type == "cuda" else f"all {torch.get_num_threads()} cores of this machine"
+    return rate(train), rate(embed), of
 
 
 def stages_of(workspace: Location, stages: dict[str, JobSettings], speeds: tuple[float, float]) -> list[Stage]:
@@ -159,13 +167,12 @@ def dry_run(workspace: Location, stages: dict[str, JobSettings]) -> list[Stage]:
     """Print the table; nothing is written."""
     settings = stages["distill"]
     assert isinstance(settings, DistillSettings)
-    speeds = rates(settings)
-    found = stages_of(workspace, stages, speeds)
+    training, embedding, device = rates(settings)
+    found = stages_of(workspace, stages, (training, embedding))
     rows = [(s.name, s.state, s.size, "" if s.seconds is None else _clock(s.seconds)) for s in found]
     print_table(f"What the pipeline would do in {workspace}", ("stage", "state", "size", "about"), rows)
-    device = "this machine's GPU" if torch.cuda.is_available() else f"all {torch.get_num_threads()} cores of this machine"
     console.print(
-        f"[dim]by a trial on {device}: {speeds[0]:.0f} images/s trained, {speeds[1]:.0f} embedded; start-up of half a minute a stage, "
+        f"[dim]by a trial on {device}: {training:.0f} images/s trained, {embedding:.0f} embedded; start-up of half a minute a stage, "
         "validation and checkpoints come on top[/dim]"
     )
     return found

@@ -16,7 +16,7 @@ from fashion_dml.data.schema import Dataset
 from fashion_dml.inference.embed import EmbedRequest, ensure_embeddings
 from fashion_dml.storage import Location, UserError, manifest_sha256, read_manifest, require_manifest
 from fashion_dml.training.assignments import TrainSettings, assignments
-from fashion_dml.training.loop import finished
+from fashion_dml.training.recipe import finished
 from fashion_dml.training.teachers import Teacher, write_teachers
 from jobs.common import connect, console, main, write_report
 

@@ -26,15 +26,14 @@ from pydantic import Field
 from fashion_dml import __version__
 from fashion_dml.config import Cluster, Data, Embed, Evaluate, JobSettings, Model
 from fashion_dml.data.schema import SPLITS, Dataset, Part
-from fashion_dml.evaluation import html, report, sheets, table
+from fashion_dml.evaluation import report, sheets, table
 from fashion_dml.evaluation.embedding_map import embedding_map
 from fashion_dml.evaluation.protocol import PROTOCOLS, Items, LeftOut, Measured, Vertical, evaluate
 from fashion_dml.evaluation.ranking import Level
 from fashion_dml.evaluation.refine import Refinement
 from fashion_dml.evaluation.sheets import Sheet, Tile
-from fashion_dml.inference.cost import cost
 from fashion_dml.inference.embed import EmbedRequest, ensure_embeddings, read_embeddings
-from fashion_dml.inference.encode import model_version
+from fashion_dml.inference.version import model_version
 from fashion_dml.storage import Location, UserError, manifest_sha256, read_manifest, sha256_json
 from fashion_dml.training.assignments import JOINT
 from fashion_dml.training.teachers import read_teachers
@@ -88,6 +87,9 @@ def _name(model: str) -> str:
 
 def measure_models(settings: EvaluateSettings) -> dict[str, Any]:
     """Embed, measure and write the reports; returns the content of evaluation.json."""
+    from fashion_dml.evaluation import html
+    from fashion_dml.inference.cost import cost  # torch: not for --help or settings that can't be
+
     started = time.monotonic()
     e = settings.evaluate
     workspace = Location.of(settings.workspace)

@@ -16,8 +16,6 @@ from typing import Any
 from pydantic import Field
 
 from fashion_dml.config import Export, JobSettings
-from fashion_dml.models.export import model_card, onnx_bytes, timm_files
-from fashion_dml.models.store import load_model
 from fashion_dml.storage import Location, UserError, publish, read_manifest, require_manifest, write_manifest
 from jobs.common import console, main
 
@@ -32,6 +30,9 @@ class ExportSettings(JobSettings):
 
 def export(settings: ExportSettings) -> dict[str, Any]:
     """Write the export; returns its manifest."""
+    from fashion_dml.models.export import model_card, onnx_bytes, timm_files
+    from fashion_dml.models.store import load_model  # torch: not for --help or settings that can't be
+
     started = time.monotonic()
     workspace = Location.of(settings.workspace)
     directory = Location.of(settings.model) if settings.model else workspace / "unified" / "model"

@@ -15,15 +15,17 @@ import time
 from typing import Any
 
 from fashion_dml.data.schema import Dataset
-from fashion_dml.evaluation import html
 from fashion_dml.storage import Location, manifest_sha256, write_manifest
-from fashion_dml.training.trials import GroupSettings, curves, found_groups, search
+from fashion_dml.training.grouping import GroupSettings
 from jobs.common import connect, console, main, print_table, write_report
 from jobs.progress import watch
 
 
 def group_verticals(settings: GroupSettings) -> dict[str, Any]:
     """Search, publish the groups, report; returns the content of the JSON."""
+    from fashion_dml.evaluation import html
+    from fashion_dml.training.trials import curves, found_groups, search  # torch: not for --help or settings that can't be
+
     started = time.monotonic()
     workspace = Location.of(settings.workspace)
     dataset = Dataset.open(workspace / "dataset")

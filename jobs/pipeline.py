@@ -20,8 +20,8 @@ from pydantic import Field
 from fashion_dml.config import JobSettings, Settings, validate
 from fashion_dml.storage import Location, UserError
 from fashion_dml.training.assignments import TrainSettings
-from fashion_dml.training.distill import DistillSettings
-from fashion_dml.training.trials import GroupSettings
+from fashion_dml.training.grouping import GroupSettings
+from fashion_dml.training.student import DistillSettings
 from jobs.build_index import BuildIndexSettings
 from jobs.build_index import build as build_index
 from jobs.common import console, main, write_report

@@ -16,14 +16,15 @@ from typing import Any
 from fashion_dml.data.schema import Dataset
 from fashion_dml.storage import Location, UserError
 from fashion_dml.training.assignments import COARSE, JOINT, TrainSettings, assignments, groups_of, with_groups
-from fashion_dml.training.loop import finished
-from fashion_dml.training.specialists import run
+from fashion_dml.training.recipe import finished
 from jobs.common import connect, console, main, print_table, write_report
 from jobs.progress import watch
 
 
 def train_specialists(settings: TrainSettings) -> dict[str, Any]:
     """Train what isn't finished; returns name -> manifest of the published model. Raises UserError if any failed."""
+    from fashion_dml.training.specialists import run  # torch: not for --help or settings that can't be
+
     started = time.monotonic()
     workspace = Location.of(settings.workspace)
     dataset = Dataset.open(workspace / "dataset")

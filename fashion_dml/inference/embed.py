@@ -10,20 +10,22 @@ import os
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 
 from fashion_dml.config import Cluster, Data, Embed
 from fashion_dml.data.placement import selector
 from fashion_dml.data.preflight import preflight
 from fashion_dml.data.ray_data import quiet_context
 from fashion_dml.data.schema import Dataset, Part, embeddings_schema
-from fashion_dml.inference.encode import Encoder, model_version
+from fashion_dml.inference.version import model_version
 from fashion_dml.storage import Location, manifest_sha256
+
+if TYPE_CHECKING:
+    from fashion_dml.inference.encode import Encoder
 
 KEPT_MODELS = 2  # an actor's files come sorted by model, so it seldom goes back to an earlier one
 
@@ -104,6 +106,8 @@ class EmbedActor:
     """Embeds one file a call; keeps the models it used last."""
 
     def __init__(self, batch_images: int, actors: int) -> None:
+        import torch  # here and below: not in the process that only asks for embeddings
+
         self._batch = batch_images
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
         self._models: OrderedDict[str, Encoder] = OrderedDict()
@@ -118,6 +122,8 @@ class EmbedActor:
         return {"output": row["output"], "rows": rows}
 
     def _encoder(self, model: str, height: int, width: int) -> Encoder:
+        from fashion_dml.inference.encode import Encoder
+
         if model not in self._models:
             self._models[model] = Encoder(model, device=self._device, height=height, width=width)
             if len(self._models) > KEPT_MODELS:

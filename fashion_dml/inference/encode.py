@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
-from functools import lru_cache
-
 import numpy as np
 import torch
 
 from fashion_dml.data.decode import decode
 from fashion_dml.evaluation.color_histogram import color_histogram
 from fashion_dml.inference.runtime import Runtime, forward_of
+from fashion_dml.inference.version import HISTOGRAM, model_version
 from fashion_dml.models.store import load_model
-from fashion_dml.storage import Location, read_manifest
-
-HISTOGRAM = "color-histogram"
+from fashion_dml.storage import Location
 
 
 class Encoder:
@@ -64,18 +60,3 @@ class Encoder:
     def encode(self, images: list[bytes], *, mirror: bool = False) -> np.ndarray:
         """Encoded images to unit embeddings as `embed`, float32 [B, D]. Raises UnreadableImage."""
         return self.embed(np.stack([self.pixels(data) for data in images]), mirror=mirror)
-
-
-@lru_cache(maxsize=64)
-def _hub_version(model: str, height: int, width: int) -> str:
-    return load_model(model, height=height, width=width).sha256
-
-
-def model_version(model: str, height: int, width: int) -> str:
-    """What `Encoder(model).sha256` will be, without loading a model directory's weights. Raises UserError if it is none."""
-    if model == HISTOGRAM:
-        return hashlib.sha256(f"{HISTOGRAM} {height}x{width}".encode()).hexdigest()
-    if not model.startswith("timm:"):  # not cached: a directory may hold another model later
-        manifest = read_manifest(Location.of(model))
-        return str(manifest["sha256"]) if manifest is not None and manifest.get("kind") == "model" else load_model(model).sha256
-    return _hub_version(model, height, width)

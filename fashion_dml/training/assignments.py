@@ -12,7 +12,7 @@ from fashion_dml.config import Cluster, Data, JobSettings, Loss, Model, Speciali
 from fashion_dml.data.plan import Plan, PlanSettings
 from fashion_dml.data.schema import VERTICAL_NAME, Dataset
 from fashion_dml.storage import Location, UserError, manifest_sha256, require_manifest, sha256_json
-from fashion_dml.training.loop import Recipe
+from fashion_dml.training.recipe import Recipe
 
 JOINT = "joint"
 COARSE = "joint-coarse"

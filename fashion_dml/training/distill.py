@@ -6,124 +6,39 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-import pyarrow.compute as pc
 import ray
 import ray.train
 import torch
-from pydantic import model_validator
 
-from fashion_dml.config import Distill, Finetune
-from fashion_dml.data.plan import Plan, PlanSettings
 from fashion_dml.data.read import Sources
 from fashion_dml.data.schema import Dataset
 from fashion_dml.losses.lag import LagWeights
 from fashion_dml.models.store import load_model
-from fashion_dml.storage import Location, UserError, require_manifest, sha256_json
+from fashion_dml.storage import Location, UserError, require_manifest
 from fashion_dml.training import finetune
-from fashion_dml.training.assignments import (
-    FROM_JOINT,
-    INITIAL,
-    JOINT,
-    TrainSettings,
-    assignments,
-    check_weights,
-    lanes_short,
-    training_products,
-)
-from fashion_dml.training.loop import Recipe, finished, train
+from fashion_dml.training.assignments import FROM_JOINT, INITIAL, training_products
+from fashion_dml.training.loop import train
 from fashion_dml.training.queue import Queue
+from fashion_dml.training.recipe import Recipe, finished
 from fashion_dml.training.signals import Listener
 from fashion_dml.training.specialists import start_together, watched
 from fashion_dml.training.start import trainable
 from fashion_dml.training.stopping import Ask, Stopped
+from fashion_dml.training.student import (
+    BLENDED,
+    DISTILLED,
+    FINETUNED,
+    UNIFIED,
+    DistillSettings,
+    distill_plan,
+    recipes_for,
+    unified_key,
+)
 from fashion_dml.training.task import DistillTask
 from fashion_dml.training.teachers import Teacher, check_fresh, read_teachers
 from fashion_dml.training.team import Team
 from fashion_dml.training.validation import Validation
 from fashion_dml.training.workers import check_norms, companion, fit, join_team
-
-UNIFIED = "unified"
-
-
-class DistillSettings(TrainSettings):
-    """Sections that distillation reads; those of the specialists say how many images they saw."""
-
-    distill: Distill = Distill()
-    finetune: Finetune = Finetune()
-
-    @model_validator(mode="after")
-    def _anchor(self) -> DistillSettings:
-        if self.finetune.steps and self.distill.loss == "projection":
-            raise ValueError(
-                "finetune.steps goes with a distance to the teachers, and distill.loss = projection learns one that isn't kept; "
-                "use l2, cosine or relational, or finetune.steps = 0"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _student_lanes(self) -> DistillSettings:
-        if self.cluster.most > self.data.lanes:
-            raise ValueError(lanes_short("cluster.workers", self.cluster.most, self.data.lanes))
-        return self
-
-
-def distill_plan(dataset: Dataset, settings: DistillSettings) -> Plan:
-    """Shuffled images of all verticals; labels play no part."""
-    products = dataset.products.filter(pc.field("split") == "train")
-    d = settings.distill
-    check_weights("distill", d.weights, dataset.verticals("train"))
-    return Plan(
-        products,
-        PlanSettings(
-            "images", settings.data.lanes, settings.data.window_images, settings.seed, images_per_batch=d.images_per_batch,
-            weights=tuple(sorted(d.weights.items())),
-        ),
-    )  # fmt: skip
-
-
-def recipe_for(dataset: Dataset, teachers: dict[str, Teacher], settings: DistillSettings) -> Recipe:
-    """The student's training. Without `distill.steps` it sees as many images as all specialists together."""
-    d = settings.distill
-    steps = d.steps
-    if not steps:
-        total = sum(a.images for a in assignments(dataset, settings, joint=False))
-        steps = max(1, round(total / distill_plan(dataset, settings).images_per_step(0)))
-    inputs = {v: t.sha256 for v, t in sorted(teachers.items())}
-    if d.start == "joint":
-        inputs[JOINT] = joint_start(Location.of(settings.workspace), settings)
-    config = {
-        "distill": {**d.model_dump(mode="json"), "steps": steps}, "model": settings.model.model_dump(mode="json"), "seed": settings.seed,
-        "data": settings.data.model_dump(mode="json", include={"height", "width", "lanes", "window_images"}),
-        "mirror": sorted(v for v, t in teachers.items() if t.mirror),
-    }  # fmt: skip
-    return Recipe(
-        UNIFIED, steps, settings.seed, d.optim, d.augment, settings.data, d.validate_every, d.checkpoint_every, d.keep,
-        sha256_json([config, inputs]), config, inputs,
-    )  # fmt: skip
-
-
-def recipes_for(dataset: Dataset, teachers: dict[str, Teacher], settings: DistillSettings) -> list[Recipe]:
-    """Distillation, and what comes after it; the last one's key stands for the unified model."""
-    distilled = recipe_for(dataset, teachers, settings)
-    return [distilled, finetune.finetune_recipe(distilled, settings)] if settings.finetune.steps else [distilled]
-
-
-def joint_start(workspace: Location, settings: DistillSettings) -> str:
-    """The sha256 of the joint model, where the student starts. Raises UserError if it isn't there or is another architecture."""
-    directory = workspace / "specialists" / FROM_JOINT
-    manifest = require_manifest(directory, made_by="python -m jobs.train_specialists")
-    joint, model, data = load_model(directory), settings.model, settings.data
-    theirs = joint.module.settings
-    for name, has, wanted in (
-        ("model.trunk", theirs.trunk, model.trunk), ("model.dim", theirs.dim, model.dim), ("model.taps", theirs.taps, model.taps),
-        ("data.height", joint.height, data.height), ("data.width", joint.width, data.width),
-    ):  # fmt: skip
-        if has != wanted:
-            raise UserError(
-                f"distill.start = joint, but the joint model has {name} = {has} and the student {wanted}; "
-                f"make them equal or use distill.start = initial."
-            )
-    return str(manifest["sha256"])
 
 
 def lag_weights(dataset: Dataset, teachers: dict[str, Teacher], strength: float) -> LagWeights:
@@ -155,7 +70,7 @@ def run(settings: DistillSettings, watch: Callable[[Any, threading.Event], None]
             f"make them equal or use distill.loss = relational or projection."
         )
     recipes = recipes_for(dataset, teachers, settings)
-    output, key = workspace / UNIFIED, finetune.unified_key(recipes[-1], settings)
+    output, key = workspace / UNIFIED, unified_key(recipes[-1], settings)
     if (known := finished(output, key)) is not None:
         return known
     if settings.finetune.steps:
@@ -167,7 +82,7 @@ def run(settings: DistillSettings, watch: Callable[[Any, threading.Event], None]
     ended = ray.get(queue.state.remote())[1]
     if ended:
         raise UserError(f"The unified model failed: {next(iter(ended.values()))}")
-    names = (finetune.DISTILLED, finetune.FINETUNED, *(finetune.BLENDED,) * settings.finetune.blend)
+    names = (DISTILLED, FINETUNED, *(BLENDED,) * settings.finetune.blend)
     done = finetune.choose(output, key, names) if settings.finetune.steps else finished(output, key)
     if done is None:
         raise RuntimeError(f"the run ended without {output / 'model'}")
@@ -190,9 +105,7 @@ def _worker(config: dict[str, Any]) -> None:
     unified = workspace / UNIFIED
     asks = Listener(queue)
     try:
-        distill(
-            distilled, unified / finetune.DISTILLED if after else unified, start, dataset, teachers, settings, team, queue, asks
-        )
+        distill(distilled, unified / DISTILLED if after else unified, start, dataset, teachers, settings, team, queue, asks)
         for recipe in after:
             finetune.finetune(
                 recipe, unified, dataset, targets, settings, team, lambda progress: queue.report.remote(progress), asks

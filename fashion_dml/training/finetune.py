@@ -5,61 +5,24 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from fashion_dml.config import Data
-from fashion_dml.data.plan import Plan
 from fashion_dml.data.read import Sources
 from fashion_dml.data.schema import Dataset
 from fashion_dml.models.embedder import Embedder
 from fashion_dml.models.store import load_model, save_model
-from fashion_dml.storage import Location, require_manifest, sha256_json
-from fashion_dml.training.assignments import NO_PART_OF_A_KEY, plan_for
+from fashion_dml.storage import Location, require_manifest
 from fashion_dml.training.curve import FILE
-from fashion_dml.training.loop import Recipe, Report, finished, train
+from fashion_dml.training.loop import Report, train
+from fashion_dml.training.recipe import Recipe, finished
 from fashion_dml.training.start import metric_task, trainable
 from fashion_dml.training.stopping import Ask
+from fashion_dml.training.student import BLENDED, DISTILLED, FINETUNED, DistillSettings, finetune_data, finetune_plan
 from fashion_dml.training.task import AnchoredTask, MetricTask
 from fashion_dml.training.team import Team
 from fashion_dml.training.validation import Validation
 
-if TYPE_CHECKING:
-    from fashion_dml.training.distill import DistillSettings
-
-DISTILLED, FINETUNED, BLENDED = "distilled", "finetuned", "blended"
 FIGURES = ("steps", "images", "waited", "best", "best_step", "validations", "kept", "corrupt")
-
-
-def finetune_data(settings: DistillSettings) -> Data:
-    """The data section with the input size of the fine-tuning."""
-    f, d = settings.finetune, settings.data
-    return d.model_copy(update={"height": f.height or d.height, "width": f.width or d.width})
-
-
-def finetune_plan(dataset: Dataset, settings: DistillSettings) -> Plan:
-    """Batches of products of all verticals, as the joint model's."""
-    return plan_for(dataset, tuple(dataset.verticals("train")), settings)
-
-
-def finetune_recipe(distilled: Recipe, settings: DistillSettings) -> Recipe:
-    """The fine-tuning of the student that the recipe `distilled` makes."""
-    f, data = settings.finetune, finetune_data(settings)
-    batches = settings.specialists.model_dump(mode="json", exclude=NO_PART_OF_A_KEY | {"optim", "augment", "keep"})
-    config = {
-        "finetune": f.model_dump(mode="json", exclude={"blend"}), "loss": settings.loss.model_dump(mode="json"), "batches": batches,
-        "anchor": settings.distill.loss, "model": settings.model.model_dump(mode="json"), "seed": settings.seed,
-        "data": data.model_dump(mode="json", include={"height", "width", "lanes", "window_images"}),
-    }  # fmt: skip
-    inputs = {DISTILLED: distilled.key}
-    return Recipe(
-        FINETUNED, f.steps, settings.seed, f.optim, f.augment, data, f.validate_every, f.checkpoint_every, f.keep,
-        sha256_json([config, inputs]), config, inputs, settings.specialists.refresh_every,
-    )  # fmt: skip
-
-
-def unified_key(last: Recipe, settings: DistillSettings) -> str:
-    """The key of the unified model, by the recipe of its last training."""
-    return sha256_json([last.key, BLENDED]) if settings.finetune.steps and settings.finetune.blend else last.key
 
 
 def anchored_task(start: Embedder, dataset: Dataset, settings: DistillSettings, team: Team = Team()) -> MetricTask:

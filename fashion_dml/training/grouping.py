@@ -15,8 +15,17 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from fashion_dml.config import Group
+from fashion_dml.training.assignments import TrainSettings
+
 Members = tuple[str, ...]
 Answer = Callable[[Members], bool | None]
+
+
+class GroupSettings(TrainSettings):
+    """Sections that the search reads; those of the specialists give loss, learning rate, batch and augmentation."""
+
+    group: Group = Group()
 
 
 def members(verticals: Sequence[str]) -> Members:

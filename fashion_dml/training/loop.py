@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,7 +13,7 @@ from timm.layers import convert_sync_batchnorm
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from fashion_dml.config import Augment, Data, Optim
+from fashion_dml.config import Optim
 from fashion_dml.data.augment import augment, draws
 from fashion_dml.data.batch import Batch
 from fashion_dml.data.plan import Near, Plan
@@ -30,6 +29,7 @@ from fashion_dml.training.checkpoint import Progress
 from fashion_dml.training.curve import FILE, Curve
 from fashion_dml.training.gather import from_first
 from fashion_dml.training.optim import create_optimizer, rate, set_rate
+from fashion_dml.training.recipe import Recipe
 from fashion_dml.training.stopping import Ask, Stopped, nobody_asks
 from fashion_dml.training.task import Task
 from fashion_dml.training.team import Team
@@ -37,34 +37,6 @@ from fashion_dml.training.validation import Validation
 
 CHECK_EVERY = 10  # steps between looks at the loss: each one waits for the device
 Report = Callable[[dict[str, Any]], None]
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """Everything a training depends on beside its data; `key` digests it with the inputs.
-
-    refresh: steps between looks at where products are, for batches of hard classes.
-    """
-
-    name: str
-    steps: int
-    seed: int
-    optim: Optim
-    augment: Augment
-    data: Data
-    validate_every: int
-    checkpoint_every: int
-    keep: str
-    key: str
-    config: dict[str, Any]
-    inputs: dict[str, str]
-    refresh: int = 1
-
-
-def finished(output: Location, key: str) -> dict[str, Any] | None:
-    """The manifest of a training that is complete and unchanged, else None."""
-    manifest = read_manifest(output / "model")
-    return manifest if manifest is not None and manifest.get("key") == key else None
 
 
 def train(
@@ -130,7 +102,8 @@ def train(
         validates, saves = (progress.step % every == 0 or last for every in (recipe.validate_every, recipe.checkpoint_every))
         asked = _asked(asks, team, device, progress.step)
         saves = saves or asked != ""
-        if progress.step % CHECK_EVERY == 0 or validates or saves:  # nothing broken is validated or kept
+        # Nothing broken is validated or kept; the first step tells that all is under way.
+        if progress.step == 1 or progress.step % CHECK_EVERY == 0 or validates or saves:
             curve.settle(team.group)
             values = {name: float(value.detach()) for name, value in parts.items()}
             if not math.isfinite(values["loss"]):

@@ -23,8 +23,9 @@ from fashion_dml.models.embedder import Embedder
 from fashion_dml.models.store import load_model
 from fashion_dml.storage import Location, UserError
 from fashion_dml.training.assignments import FROM_COARSE, FROM_JOINT, INITIAL, Assignment, TrainSettings, assignments, plan_for
-from fashion_dml.training.loop import finished, train
+from fashion_dml.training.loop import train
 from fashion_dml.training.queue import Queue
+from fashion_dml.training.recipe import finished
 from fashion_dml.training.signals import Listener, stops_gently
 from fashion_dml.training.start import initial_model, metric_task, trainable
 from fashion_dml.training.stopping import Ask, Stopped

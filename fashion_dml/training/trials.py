@@ -8,23 +8,16 @@ from typing import Any
 
 import pyarrow.compute as pc
 
-from fashion_dml.config import Group
 from fashion_dml.data.schema import Dataset
 from fashion_dml.storage import Location, UserError, manifest_sha256, sha256_json
-from fashion_dml.training.assignments import INITIAL, Assignment, TrainSettings, plan_for, recipe_of
-from fashion_dml.training.grouping import Findings, Members, curve_sets, likely, members, merge_orders, walk
-from fashion_dml.training.loop import finished
+from fashion_dml.training.assignments import INITIAL, Assignment, plan_for, recipe_of
+from fashion_dml.training.grouping import Findings, GroupSettings, Members, curve_sets, likely, members, merge_orders, walk
 from fashion_dml.training.queue import Queue
+from fashion_dml.training.recipe import finished
 from fashion_dml.training.specialists import check, train_queue
 from fashion_dml.training.validation import measurable
 
 NEVER = 1 << 30  # validation comes at the end only
-
-
-class GroupSettings(TrainSettings):
-    """Sections that the search reads; those of the specialists give loss, learning rate, batch and augmentation."""
-
-    group: Group = Group()
 
 
 class Trials:

@@ -14,8 +14,8 @@ from fashion_dml.data.schema import Dataset
 from fashion_dml.evaluation.html import render_groups
 from fashion_dml.storage import UserError
 from fashion_dml.training.assignments import TrainSettings, assignments
-from fashion_dml.training.grouping import members
-from fashion_dml.training.trials import GroupSettings, Trials
+from fashion_dml.training.grouping import GroupSettings, members
+from fashion_dml.training.trials import Trials
 from jobs.group_verticals import group_verticals
 
 

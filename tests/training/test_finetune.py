@@ -18,8 +18,8 @@ from fashion_dml.losses.distillation import DistillationLoss
 from fashion_dml.models.embedder import Embedder
 from fashion_dml.models.store import load_model, save_model
 from fashion_dml.storage import Location, UserError, read_manifest
-from fashion_dml.training.distill import DistillSettings
-from fashion_dml.training.finetune import anchored_task, blend, check, choose, finetune_recipe, unified_key, validated
+from fashion_dml.training.finetune import anchored_task, blend, check, choose, validated
+from fashion_dml.training.student import DistillSettings, finetune_recipe, unified_key
 from fashion_dml.training.team import Team
 
 SETTINGS = DistillSettings(data=DATA, model=MODEL, loss=Loss(margin=0.3), finetune=Finetune(steps=5, anchor=0.5))

@@ -18,7 +18,8 @@ from fashion_dml.data.schema import Dataset
 from fashion_dml.models.embedder import Embedder
 from fashion_dml.models.store import load_model, save_model
 from fashion_dml.storage import Location, UserError
-from fashion_dml.training.loop import convert_sync_batchnorm, finished
+from fashion_dml.training.loop import convert_sync_batchnorm
+from fashion_dml.training.recipe import finished
 
 STEPS = 12
 VARIANTS: dict[str, dict[str, Any]] = {"frozen batch norm": {}, "live batch norm": {"batch_norm": "live", "frozen_stages": 2}}

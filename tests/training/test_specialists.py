@@ -19,10 +19,10 @@ from fashion_dml.models.embedder import Embedder
 from fashion_dml.models.store import load_model, save_model
 from fashion_dml.storage import Location, UserError
 from fashion_dml.training.assignments import Assignment, TrainSettings, assignments, groups_of, plan_for
-from fashion_dml.training.distill import DistillSettings, joint_start
 from fashion_dml.training.queue import Queue
 from fashion_dml.training.specialists import run
 from fashion_dml.training.start import initial_model, trainable
+from fashion_dml.training.student import DistillSettings, joint_start
 from fashion_dml.training.workers import check_norms, preflight
 
 

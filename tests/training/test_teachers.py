@@ -15,7 +15,8 @@ from fashion_dml.data.schema import Dataset
 from fashion_dml.models.embedder import Embedder
 from fashion_dml.models.store import save_model
 from fashion_dml.storage import Location, UserError
-from fashion_dml.training.distill import DistillSettings, run
+from fashion_dml.training.distill import run
+from fashion_dml.training.student import DistillSettings
 from fashion_dml.training.teachers import Teacher, check_fresh, read_teachers, write_teachers
 
 

@@ -22,7 +22,8 @@ from fashion_dml.data.stream import stream
 from fashion_dml.models.embedder import Embedder
 from fashion_dml.models.head import pca_head
 from fashion_dml.storage import Location
-from fashion_dml.training.loop import Recipe, train
+from fashion_dml.training.loop import train
+from fashion_dml.training.recipe import Recipe
 from fashion_dml.training.stopping import Ask, nobody_asks
 from fashion_dml.training.task import MetricTask
 from fashion_dml.training.team import Team

@@ -1,0 +1,140 @@
+"""The student's trainings, distillation and the fine-tuning after it: settings, plans, and what each depends on."""
+
+from __future__ import annotations
+
+import pyarrow.compute as pc
+from pydantic import model_validator
+
+from fashion_dml.config import Data, Distill, Finetune
+from fashion_dml.data.plan import Plan, PlanSettings
+from fashion_dml.data.schema import Dataset
+from fashion_dml.storage import Location, UserError, require_manifest, sha256_json
+from fashion_dml.training.assignments import (
+    FROM_JOINT,
+    JOINT,
+    NO_PART_OF_A_KEY,
+    TrainSettings,
+    assignments,
+    check_weights,
+    lanes_short,
+    plan_for,
+)
+from fashion_dml.training.recipe import Recipe
+from fashion_dml.training.teachers import Teacher
+
+UNIFIED, DISTILLED, FINETUNED, BLENDED = "unified", "distilled", "finetuned", "blended"
+
+
+class DistillSettings(TrainSettings):
+    """Sections that distillation reads; those of the specialists say how many images they saw."""
+
+    distill: Distill = Distill()
+    finetune: Finetune = Finetune()
+
+    @model_validator(mode="after")
+    def _anchor(self) -> DistillSettings:
+        if self.finetune.steps and self.distill.loss == "projection":
+            raise ValueError(
+                "finetune.steps goes with a distance to the teachers, and distill.loss = projection learns one that isn't kept; "
+                "use l2, cosine or relational, or finetune.steps = 0"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _student_lanes(self) -> DistillSettings:
+        if self.cluster.most > self.data.lanes:
+            raise ValueError(lanes_short("cluster.workers", self.cluster.most, self.data.lanes))
+        return self
+
+
+def distill_plan(dataset: Dataset, settings: DistillSettings) -> Plan:
+    """Shuffled images of all verticals; labels play no part."""
+    products = dataset.products.filter(pc.field("split") == "train")
+    d = settings.distill
+    check_weights("distill", d.weights, dataset.verticals("train"))
+    return Plan(
+        products,
+        PlanSettings(
+            "images", settings.data.lanes, settings.data.window_images, settings.seed, images_per_batch=d.images_per_batch,
+            weights=tuple(sorted(d.weights.items())),
+        ),
+    )  # fmt: skip
+
+
+def recipe_for(dataset: Dataset, teachers: dict[str, Teacher], settings: DistillSettings) -> Recipe:
+    """The student's training. Without `distill.steps` it sees as many images as all specialists together."""
+    d = settings.distill
+    steps = d.steps
+    if not steps:
+        total = sum(a.images for a in assignments(dataset, settings, joint=False))
+        steps = max(1, round(total / distill_plan(dataset, settings).images_per_step(0)))
+    inputs = {v: t.sha256 for v, t in sorted(teachers.items())}
+    if d.start == "joint":
+        inputs[JOINT] = joint_start(Location.of(settings.workspace), settings)
+    config = {
+        "distill": {**d.model_dump(mode="json"), "steps": steps}, "model": settings.model.model_dump(mode="json"), "seed": settings.seed,
+        "data": settings.data.model_dump(mode="json", include={"height", "width", "lanes", "window_images"}),
+        "mirror": sorted(v for v, t in teachers.items() if t.mirror),
+    }  # fmt: skip
+    return Recipe(
+        UNIFIED, steps, settings.seed, d.optim, d.augment, settings.data, d.validate_every, d.checkpoint_every, d.keep,
+        sha256_json([config, inputs]), config, inputs,
+    )  # fmt: skip
+
+
+def recipes_for(dataset: Dataset, teachers: dict[str, Teacher], settings: DistillSettings) -> list[Recipe]:
+    """Distillation, and what comes after it; the last one's key stands for the unified model."""
+    distilled = recipe_for(dataset, teachers, settings)
+    return [distilled, finetune_recipe(distilled, settings)] if settings.finetune.steps else [distilled]
+
+
+def joint_start(workspace: Location, settings: DistillSettings) -> str:
+    """The sha256 of the joint model, where the student starts. Raises UserError if it isn't there or is another architecture."""
+    directory = workspace / "specialists" / FROM_JOINT
+    manifest = require_manifest(directory, made_by="python -m jobs.train_specialists")
+    from fashion_dml.models.store import load_model  # torch: only where there is a joint model to look at
+
+    joint, model, data = load_model(directory), settings.model, settings.data
+    theirs = joint.module.settings
+    for name, has, wanted in (
+        ("model.trunk", theirs.trunk, model.trunk), ("model.dim", theirs.dim, model.dim), ("model.taps", theirs.taps, model.taps),
+        ("data.height", joint.height, data.height), ("data.width", joint.width, data.width),
+    ):  # fmt: skip
+        if has != wanted:
+            raise UserError(
+                f"distill.start = joint, but the joint model has {name} = {has} and the student {wanted}; "
+                f"make them equal or use distill.start = initial."
+            )
+    return str(manifest["sha256"])
+
+
+def finetune_data(settings: DistillSettings) -> Data:
+    """The data section with the input size of the fine-tuning."""
+    f, d = settings.finetune, settings.data
+    return d.model_copy(update={"height": f.height or d.height, "width": f.width or d.width})
+
+
+def finetune_plan(dataset: Dataset, settings: DistillSettings) -> Plan:
+    """Batches of products of all verticals, as the joint model's."""
+    return plan_for(dataset, tuple(dataset.verticals("train")), settings)
+
+
+def finetune_recipe(distilled: Recipe, settings: DistillSettings) -> Recipe:
+    """The fine-tuning of the student that the recipe `distilled` makes."""
+    f, data = settings.finetune, finetune_data(settings)
+    batches = settings.specialists.model_dump(mode="json", exclude=NO_PART_OF_A_KEY | {"optim", "augment", "keep"})
+    config = {
+        "finetune": f.model_dump(mode="json", exclude={"blend"}), "loss": settings.loss.model_dump(mode="json"), "batches": batches,
+        "anchor": settings.distill.loss, "model": settings.model.model_dump(mode="json"), "seed": settings.seed,
+        "data": data.model_dump(mode="json", include={"height", "width", "lanes", "window_images"}),
+    }  # fmt: skip
+    inputs = {DISTILLED: distilled.key}
+    return Recipe(
+        FINETUNED, f.steps, settings.seed, f.optim, f.augment, data, f.validate_every, f.checkpoint_every, f.keep,
+        sha256_json([config, inputs]), config, inputs, settings.specialists.refresh_every,
+    )  # fmt: skip
+
+
+def unified_key(last: Recipe, settings: DistillSettings) -> str:
+    """The key of the unified model, by the recipe of its last training."""
+    return sha256_json([last.key, BLENDED]) if settings.finetune.steps and settings.finetune.blend else last.key
