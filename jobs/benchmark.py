@@ -9,11 +9,11 @@ Writes `reports/benchmark-NAME.json` for each subject.
 
 from __future__ import annotations
 
+import importlib
 import os
 import platform
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
@@ -22,22 +22,23 @@ from pydantic import Field
 
 from fashion_dml.config import JobSettings
 from fashion_dml.storage import Location, UserError
-from jobs.benchmarks import Row, evaluate, index, ingest, losses, observe, scale, serve, stream, train
+from jobs.benchmarks import Row
 from jobs.common import connect, main, print_table
 
-SUBJECTS: dict[str, Callable[[str], tuple[list[Row], dict[str, Any]]]] = {
-    "evaluate": evaluate.run,
-    "index": index.run,
-    "index-large": index.run_large,
-    "ingest": ingest.run,
-    "losses": losses.run,
-    "observe": observe.run,
-    "scale": scale.run,
-    "serve": serve.run,
-    "stream": stream.run,
-    "train": train.run,
-}
-WITHOUT_RAY = ("evaluate", "index", "index-large", "ingest", "losses", "observe", "scale", "serve", "train")
+SUBJECTS = (
+    "evaluate",
+    "index",
+    "index-large",
+    "ingest",
+    "losses",
+    "observe",
+    "scale",
+    "serve",
+    "specialists",
+    "stream",
+    "train",
+)
+WITH_RAY = ("stream",)  # in this process
 
 
 class BenchmarkSettings(JobSettings):
@@ -46,17 +47,25 @@ class BenchmarkSettings(JobSettings):
     subject: str = Field("all", description=f"all, {', '.join(SUBJECTS)}; also as the first argument")
 
 
+def measured(subject: str, workspace: str) -> tuple[list[Row], dict[str, Any]]:
+    """Rows of a subject, by the `run` of its file (index-large: `run_large` of that of index), and what else it tells."""
+    name, _, variant = subject.partition("-")
+    module = importlib.import_module(f"jobs.benchmarks.{name}")  # one at a time: peers are imported too
+    found: tuple[list[Row], dict[str, Any]] = getattr(module, f"run_{variant}" if variant else "run")(workspace)
+    return found
+
+
 def benchmark(settings: BenchmarkSettings) -> dict[str, list[Row]]:
     """Measure and report; returns subject -> rows."""
     names = list(SUBJECTS) if settings.subject == "all" else [settings.subject]
     if unknown := [n for n in names if n not in SUBJECTS]:
         raise UserError(f"There is no benchmark {unknown[0]!r}; known are {', '.join(SUBJECTS)}.")
-    if set(names) - set(WITHOUT_RAY):
+    if set(names) & set(WITH_RAY):
         connect()
     found = {}
     for name in names:
         began = time.monotonic()
-        rows, details = SUBJECTS[name](settings.workspace)
+        rows, details = measured(name, settings.workspace)
         (Location.of(settings.workspace) / "reports" / f"benchmark-{name}.json").write_json({
             "machine": {"processor": platform.machine(), "cpus": os.cpu_count(), "system": platform.platform(terse=True)},
             "versions": {p: version(p) for p in ("fashion-dml", "ray", "torch", "pyarrow", "numpy")},

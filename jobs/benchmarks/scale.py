@@ -71,13 +71,21 @@ def catalogue(out: str, seed: int, generated: Generated, short_side: int = 128) 
     return out
 
 
-def settings_of(workers: int, groups: dict[str, list[str]], epochs: int, sizes: Sizes) -> dict[str, Any]:
-    """Of one run; a worker takes most of its raylet's CPU, and the rest is for reading."""
+def settings_of(
+    workers: int,
+    groups: dict[str, list[str]],
+    epochs: int,
+    batch: int,
+    keep_every: int,
+    model: Model = MODEL,
+    data: Data = DATA,
+) -> dict[str, Any]:
+    """Of one run, batch: products of a lane's; a worker takes most of its raylet's CPU, and the rest is for reading."""
     return {
-        "data": DATA.model_dump(mode="json"), "model": MODEL.model_dump(mode="json"),
+        "data": data.model_dump(mode="json"), "model": model.model_dump(mode="json"),
         "specialists": {
-            "epochs": epochs, "min_steps": 1, "products_per_batch": sizes.products_per_batch, "groups": groups, "joint": False,
-            "validate_every": sizes.keep_every, "checkpoint_every": sizes.keep_every,
+            "epochs": epochs, "min_steps": 1, "products_per_batch": batch, "groups": groups, "joint": False,
+            "validate_every": keep_every, "checkpoint_every": keep_every,
         },
         "cluster": {"workers": workers, "cpus_per_worker": 0.75, "threads_per_worker": 1, "max_failures": 0},
     }  # fmt: skip
@@ -127,6 +135,7 @@ def run(workspace: str, sizes: Sizes = Sizes()) -> tuple[list[Row], dict[str, An
     large = catalogue(f"{home}/large", 2, tall, short_side=256)
     dataset = catalogue(f"{home}/dataset", 0, generated)
     names = _verticals(dataset)
+    kept = sizes.products_per_batch, sizes.keep_every
     groups = {"three": names[:3], "two": names[3:5]}
     batch = DATA.lanes * sizes.products_per_batch * 2
     cores = os.cpu_count() or 1
@@ -140,7 +149,7 @@ def run(workspace: str, sizes: Sizes = Sizes()) -> tuple[list[Row], dict[str, An
     pair = {"pair": _verticals(other)[:2]}
     paces = [pace()]
     calibration = measured(
-        Run(other, f"{home}/models", settings_of(1, pair, sizes.calibration_epochs, sizes), raylets=1, store=True)
+        Run(other, f"{home}/models", settings_of(1, pair, sizes.calibration_epochs, *kept), raylets=1, store=True)
     )
     paces.append(pace())
     costs = parts(calibration, sizes.keep_every)
@@ -150,7 +159,7 @@ def run(workspace: str, sizes: Sizes = Sizes()) -> tuple[list[Row], dict[str, An
     )
     found = {}
     for n in sizes.workers:
-        found[n] = measured(Run(dataset, f"{home}/models", settings_of(n, groups, sizes.epochs, sizes), raylets=n))
+        found[n] = measured(Run(dataset, f"{home}/models", settings_of(n, groups, sizes.epochs, *kept), raylets=n))
         paces.append(pace())
     around = [(before + after) / 2 for before, after in itertools.pairwise(paces)]
     slower = {n: around[i + 1] / around[0] for i, n in enumerate(sizes.workers)}

@@ -110,15 +110,15 @@ class TimedQueue(Queue):
 
 
 @contextlib.contextmanager
-def raylets(count: int) -> Iterator[None]:
-    """A Ray cluster of so many raylets on this machine, joined; it ends with the block, and nobody else's does."""
+def raylets(count: int) -> Iterator[str]:
+    """A Ray cluster of so many raylets on this machine, joined; yields its dashboard's URL. It ends with the block, and nobody else's does."""
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": True, "dashboard_port": 0})
     try:
         for _ in range(count - 1):
             cluster.add_node(num_cpus=1)
         os.environ["RAY_ADDRESS"] = cluster.address
         connect()
-        yield
+        yield f"http://{cluster.webui_url}"
     finally:
         ray.shutdown()
         cluster.shutdown()

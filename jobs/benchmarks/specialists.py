@@ -1,0 +1,165 @@
+"""ONE run of all specialists against the least its workers could take, and against a job for each; how soon a job trains.
+
+Two workers on two raylets of this machine train eight generated verticals with EfficientNet-Lite0. A step's seconds are those of that
+run, between two reports with no validation or checkpoint between them, so other work on the machine slows both sides alike.
+
+Row `makespan_over_ideal`: from the first training's begin to the last one's end, over the sum of all steps' seconds / workers. Row
+`seconds_per_added_specialist`: of its worker, beside its steps: model, plan, first batch, validations, checkpoints, publishing; the
+median of those that weren't a worker's first. Row `time_over_a_job_each`: submission to the last end, over what a run for each specialist
+takes with as many at a time; one such run is measured, alone on the machine, so the others are taken to cost no more.
+Rows `seconds_to_first_step/...`: `ray job submit` of `jobs.train_specialists` on a Ray that is up, until it tells of the first step
+(it looks every second), and the same step in a plain process with torch's DataLoader, without Ray.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from fashion_dml.config import Data, Generated, Model
+from fashion_dml.storage import UserError
+from jobs.benchmarks import Row
+from jobs.benchmarks.scale import catalogue, measured, settings_of
+from jobs.benchmarks.scale_costs import parts, times
+from jobs.benchmarks.scale_run import Record, Run, raylets
+
+ROOT = Path(__file__).resolve().parents[2]
+MODEL, DATA = Model(weights="none", frozen_stages=4), Data(height=96, width=72)
+WAIT_S = 300  # for a first step
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """products: of a vertical; epochs: passes of a specialist; turns: starts of each kind."""
+
+    products: int = 64
+    verticals: int = 8
+    epochs: int = 40
+    keep_every: int = 50
+    products_per_batch: int = 16
+    workers: int = 2
+    turns: int = 3
+
+
+def overheads(record: Record, step_seconds: float) -> dict[str, float]:
+    """Seconds of each training beside its steps, of those that follow another one on their worker."""
+    first, last = _of_kind(record, "take"), _of_kind(record, "end")
+    later = {name for name, at in first.items() if any(end <= at for end in last.values())}
+    return {name: last[name] - first[name] - record.trainings[name][0] * step_seconds for name in sorted(later)}
+
+
+def _of_kind(record: Record, kind: str) -> dict[str, float]:
+    return {e.name: e.at for e in record.events if e.kind == kind}
+
+
+def together(record: Record, alone: Record, sizes: Sizes) -> tuple[list[Row], dict[str, Any]]:
+    """The rows of one run of all, with what they were computed from. alone: a run of one specialist of the same length."""
+    costs, took, single = parts(record, sizes.keep_every), times(record), times(alone)
+    steps = {name: n for name, (n, _) in record.trainings.items()}
+    ideal = sum(steps.values()) * costs.step.seconds / sizes.workers
+    beside = overheads(record, costs.step.seconds)
+    each = (single.startup + single.makespan) * len(steps) / sizes.workers
+    rows = [
+        Row("makespan_over_ideal", took.makespan / ideal, "ratio", 1.15, "lower"),
+        Row("seconds_per_added_specialist", statistics.median(beside.values()), "s", 3.0, "lower"),
+        Row("time_over_a_job_each", (took.startup + took.makespan) / each, "ratio", None, "lower"),
+    ]
+    return rows, {
+        "steps": steps, "step_s": costs.step.seconds, "ideal_s": ideal, "makespan_s": took.makespan, "startup_s": took.startup,
+        "beside_steps_s": beside, "alone": asdict(single), "parts": asdict(costs),
+    }  # fmt: skip
+
+
+def submitted(url: str, workspace: str, sizes: Sizes) -> float:
+    """Seconds from `ray job submit` to its word of the first step, on the Ray at `url`; the job is then stopped."""
+    ray_command, job = str(Path(sys.executable).parent / "ray"), f"first-step-{os.getpid()}-{time.monotonic_ns()}"
+    arguments = ["--workspace", workspace, "--specialists.joint", "false", "--model.weights", MODEL.weights]
+    arguments += [
+        f"--data.height={DATA.height}",
+        f"--data.width={DATA.width}",
+        f"--model.trunk={MODEL.trunk}",
+    ]
+    command = [
+        ray_command,
+        "job",
+        "submit",
+        "--address",
+        url,
+        "--submission-id",
+        job,
+        "--log-style=record",
+        "--working-dir",
+        str(ROOT),
+    ]
+    began = time.monotonic()
+    process = subprocess.Popen(
+        [*command, "--", "python", "-m", "jobs.train_specialists", *arguments],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT,
+    )  # fmt: skip
+    assert process.stdout is not None
+    seen: list[str] = []
+    try:
+        for line in process.stdout:
+            seen.append(line)
+            if ": step " in line:
+                return time.monotonic() - began
+            if time.monotonic() - began > WAIT_S:
+                break
+        raise UserError(f"The job trained nothing within {WAIT_S} s: {''.join(seen[-3:]).strip()}")
+    finally:
+        subprocess.run([ray_command, "job", "stop", "--address", url, job], capture_output=True, check=False)
+        process.wait()
+
+
+def plain(workspace: str, sizes: Sizes) -> float:
+    """Seconds until a process that trains with torch alone has made its first step."""
+    began = time.monotonic()
+    arguments = [
+        f"{workspace}/dataset",
+        MODEL.trunk,
+        str(DATA.height),
+        str(DATA.width),
+        str(sizes.products_per_batch),
+    ]
+    done = subprocess.run(
+        [sys.executable, "-m", "jobs.benchmarks.plain_step", *arguments], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise UserError(f"The plain process failed: {(done.stderr.strip().splitlines() or ['no reason given'])[-1]}")
+    return float(done.stdout.split()[-1]) - began
+
+
+def first_steps(workspace: str, sizes: Sizes) -> tuple[list[Row], dict[str, Any]]:
+    """Rows of how soon training begins, in turns."""
+    seconds: dict[str, list[float]] = defaultdict(list)
+    with raylets(sizes.workers) as url:
+        for turn in range(sizes.turns):
+            home = f"{workspace}/turn-{turn}"
+            catalogue(f"{home}/dataset", 0, Generated(products_per_vertical=sizes.products, verticals=2, test_share=0))
+            seconds["submit"].append(submitted(url, home, sizes))
+            seconds["plain torch"].append(plain(home, sizes))
+    return [
+        Row(f"seconds_to_first_step/{name}", statistics.median(s), "s", None, "lower") for name, s in seconds.items()
+    ], dict(seconds)
+
+
+def run(workspace: str, sizes: Sizes = Sizes()) -> tuple[list[Row], dict[str, Any]]:
+    """All rows of `specialists`."""
+    home = f"{workspace}/benchmark/specialists"
+    records = []
+    for verticals, workers in ((sizes.verticals, sizes.workers), (1, 1)):
+        dataset = catalogue(
+            f"{home}/{verticals}/dataset", 0, Generated(products_per_vertical=sizes.products, verticals=verticals, test_share=0)
+        )
+        settings = settings_of(workers, {}, sizes.epochs, sizes.products_per_batch, sizes.keep_every, MODEL, DATA)
+        records.append(measured(Run(dataset, f"{home}/models", settings, raylets=workers)))
+    rows, details = together(records[0], records[1], sizes)
+    begun, starts = first_steps(f"{home}/first", sizes)
+    return rows + begun, details | {"seconds_to_first_step": starts}
