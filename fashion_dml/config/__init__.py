@@ -15,7 +15,18 @@ from fashion_dml.config.losses import Cascade, FocusRanking, Granularity, Loss, 
 from fashion_dml.config.search import Embed, Evaluate, Export, Index, Serve
 from fashion_dml.config.section import Labels, Positive, Section, Share
 from fashion_dml.config.settings import JobSettings, Settings
-from fashion_dml.config.training import Ablate, Baselines, Cluster, Distill, Finetune, Group, Model, Optim, Specialists
+from fashion_dml.config.training import (
+    Ablate,
+    Baselines,
+    Cluster,
+    Distill,
+    Finetune,
+    Group,
+    Model,
+    Optim,
+    Specialists,
+    Tracking,
+)
 
 __all__ = [
     "Ablate",
@@ -49,6 +60,7 @@ __all__ = [
     "Settings",
     "Share",
     "Specialists",
+    "Tracking",
     "load_settings",
     "read_config",
     "validate",

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from fashion_dml.config.data import Data, Ingest
 from fashion_dml.config.losses import Loss
 from fashion_dml.config.search import Embed, Evaluate, Export, Index, Serve
-from fashion_dml.config.training import Ablate, Baselines, Cluster, Distill, Finetune, Group, Model, Specialists
+from fashion_dml.config.training import Ablate, Baselines, Cluster, Distill, Finetune, Group, Model, Specialists, Tracking
 
 
 class JobSettings(BaseModel):
@@ -40,3 +40,4 @@ class Settings(JobSettings):
     index: Index = Index()
     serve: Serve = Serve()
     cluster: Cluster = Cluster()
+    tracking: Tracking = Tracking()

@@ -230,6 +230,15 @@ class Cluster(Section):
         return self.workers if isinstance(self.workers, int) else self.workers[1]
 
 
+class Tracking(Section):
+    """Where the curves of trainings go beside the workspace's TensorBoard files."""
+
+    mlflow: str = Field(
+        "", description="address of an MLflow server, which all workers reach; empty: none. Needs the extra `tracking`"
+    )
+    experiment: str = Field("fashion-dml", description="experiment in MLflow that the runs belong to")
+
+
 class Group(Section):
     """The search for verticals that train well together."""
 

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import model_validator
 
-from fashion_dml.config import Cluster, Data, JobSettings, Loss, Model, Specialists
+from fashion_dml.config import Cluster, Data, JobSettings, Loss, Model, Specialists, Tracking
 from fashion_dml.data.plan import Plan, PlanSettings
 from fashion_dml.data.schema import VERTICAL_NAME, Dataset
 from fashion_dml.storage import Location, UserError, manifest_sha256, require_manifest, sha256_json
@@ -41,6 +41,7 @@ class TrainSettings(JobSettings):
     loss: Loss = Loss()
     specialists: Specialists = Specialists()
     cluster: Cluster = Cluster()
+    tracking: Tracking = Tracking()
 
     @model_validator(mode="after")
     def _lanes(self) -> TrainSettings:
@@ -206,5 +207,5 @@ def recipe_of(name: str, verticals: tuple[str, ...], steps: int, settings: Train
     }  # fmt: skip
     return Recipe(
         name, steps, settings.seed, s.optim, s.augment, settings.data, s.validate_every, s.checkpoint_every, s.keep,
-        sha256_json([config, inputs]), config, inputs, s.refresh_every,
+        sha256_json([config, inputs]), config, inputs, s.refresh_every, settings.tracking,
     )  # fmt: skip

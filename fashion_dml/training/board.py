@@ -1,4 +1,4 @@
-"""TensorBoard logs of a training, in an object store too."""
+"""What is logged of a training: TensorBoard files, in an object store too, and MLflow where that is asked for."""
 
 from __future__ import annotations
 
@@ -8,18 +8,21 @@ from pathlib import Path
 from torch.utils.tensorboard import SummaryWriter
 
 from fashion_dml.storage import Location
+from fashion_dml.training import tracking
 
 
 class Board:
     """Scalars under `logs`. TensorBoard appends to its file, which an object store can't: there a copy goes up with each save."""
 
-    def __init__(self, logs: Location) -> None:
-        self._logs = logs
+    def __init__(self, logs: Location, run: tracking.Run | None = None) -> None:
+        self._logs, self._run = logs, run
         self._aside = None if logs.is_local else tempfile.TemporaryDirectory(prefix="fashion-dml-logs-")
         self._writer = SummaryWriter(logs.path if self._aside is None else self._aside.name)
 
     def add(self, name: str, value: float, step: int) -> None:
         self._writer.add_scalar(name, value, step)
+        if self._run is not None:
+            self._run.add(name, value, step)
 
     def step(self, values: dict[str, float], rate: float, waited: float, step: int) -> None:
         """A training step: the loss and its parts, the learning rate, and the seconds it waited for its images."""
@@ -33,10 +36,14 @@ class Board:
         self._writer.flush()
         for file in sorted(Path(self._aside.name).iterdir()) if self._aside is not None else ():
             (self._logs / file.name).write_bytes(file.read_bytes())
+        if self._run is not None:
+            self._run.save()
 
-    def close(self) -> None:
-        """Save and end."""
+    def close(self, *, done: bool = True) -> None:
+        """Save and end; not done: the training goes on another time."""
         self._writer.close()
         self.save()
         if self._aside is not None:
             self._aside.cleanup()
+        if self._run is not None:
+            self._run.close(done=done)

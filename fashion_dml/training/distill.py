@@ -15,7 +15,7 @@ from fashion_dml.data.schema import Dataset
 from fashion_dml.losses.lag import LagWeights
 from fashion_dml.models.store import load_model
 from fashion_dml.storage import Location, UserError, require_manifest
-from fashion_dml.training import finetune
+from fashion_dml.training import finetune, tracking
 from fashion_dml.training.assignments import FROM_JOINT, INITIAL, training_products
 from fashion_dml.training.loop import train
 from fashion_dml.training.queue import Queue
@@ -75,6 +75,7 @@ def run(settings: DistillSettings, watch: Callable[[Any, threading.Event], None]
         return known
     if settings.finetune.steps:
         finetune.check(dataset, settings)
+    tracking.check(settings.tracking)
     check_norms(settings.model, settings.cluster, settings.cluster.most)
     queue = companion(Queue)  # hands out nothing: it tells how the training goes
     with watched(queue, watch, settings.cluster):

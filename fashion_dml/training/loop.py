@@ -22,7 +22,7 @@ from fashion_dml.data.stream import StreamStats, stream
 from fashion_dml.models.embedder import Embedder
 from fashion_dml.models.store import load_model, save_model
 from fashion_dml.storage import Location, UserError, read_manifest
-from fashion_dml.training import checkpoint
+from fashion_dml.training import checkpoint, tracking
 from fashion_dml.training.average import Average
 from fashion_dml.training.board import Board
 from fashion_dml.training.checkpoint import Progress
@@ -79,7 +79,9 @@ def train(
     half = mixed(recipe.optim, device)
     stats = StreamStats()
     curve = Curve(progress.curve)
-    board = Board(output / "logs") if team.rank == 0 else None
+    board = None
+    if team.rank == 0:
+        board = Board(output / "logs", tracking.Run(recipe, output) if recipe.tracking.mlflow else None)
     task.train()
     began, before = time.monotonic(), progress.seconds
     for batch in _batches(recipe, task, plan, sources, team, progress, stats):
@@ -123,6 +125,8 @@ def train(
             if board is not None:
                 board.save()
         if asked == "stop" and not last:
+            if board is not None:
+                board.close(done=False)
             raise Stopped(f"{recipe.name} stopped at step {progress.step} of {recipe.steps}")
     if board is not None:
         board.close()
@@ -191,6 +195,8 @@ def _validate(
     progress.validations.append({"step": progress.step, "R@1": mean, "verticals": recalls})
     if board is not None:
         board.add("validation/R@1", mean, progress.step)
+        for vertical, value in recalls.items():
+            board.add(f"validation/{vertical}/R@1", value, progress.step)
     if mean >= progress.best:
         progress.best, progress.best_step = mean, progress.step
         save_model(output / "best", embedder, key=recipe.key, step=progress.step)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from fashion_dml.config import Augment, Data, Optim
+from fashion_dml.config import Augment, Data, Optim, Tracking
 from fashion_dml.storage import Location, read_manifest
 
 
@@ -13,7 +13,7 @@ from fashion_dml.storage import Location, read_manifest
 class Recipe:
     """Everything a training depends on beside its data; `key` digests it with the inputs.
 
-    refresh: steps between looks at where products are, for batches of hard classes.
+    tracking is no part of the key. refresh: steps between looks at where products are, for batches of hard classes.
     """
 
     name: str
@@ -29,6 +29,7 @@ class Recipe:
     config: dict[str, Any]
     inputs: dict[str, str]
     refresh: int = 1
+    tracking: Tracking = field(default_factory=Tracking)
 
 
 def finished(output: Location, key: str) -> dict[str, Any] | None:

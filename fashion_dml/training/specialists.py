@@ -22,6 +22,7 @@ from fashion_dml.data.schema import Dataset
 from fashion_dml.models.embedder import Embedder
 from fashion_dml.models.store import load_model
 from fashion_dml.storage import Location, UserError
+from fashion_dml.training import tracking
 from fashion_dml.training.assignments import FROM_COARSE, FROM_JOINT, INITIAL, Assignment, TrainSettings, assignments, plan_for
 from fashion_dml.training.loop import train
 from fashion_dml.training.queue import Queue
@@ -108,6 +109,7 @@ def watched(queue: Any, watch: Callable[[Any, threading.Event], None], cluster: 
 def check(assignment: Assignment, dataset: Dataset, team: int) -> None:
     """Raise UserError, before any worker starts, where loss, model, dataset and a team of so many workers don't fit."""
     settings = assignment.settings
+    tracking.check(settings.tracking)
     check_norms(settings.model, settings.cluster, team)
     model = settings.model.model_copy(update={"weights": "none"})
     metric_task(Embedder(model, settings.data.height, settings.data.width), dataset, assignment.verticals, settings)

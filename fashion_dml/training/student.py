@@ -78,7 +78,7 @@ def recipe_for(dataset: Dataset, teachers: dict[str, Teacher], settings: Distill
     }  # fmt: skip
     return Recipe(
         UNIFIED, steps, settings.seed, d.optim, d.augment, settings.data, d.validate_every, d.checkpoint_every, d.keep,
-        sha256_json([config, inputs]), config, inputs,
+        sha256_json([config, inputs]), config, inputs, tracking=settings.tracking,
     )  # fmt: skip
 
 
@@ -131,7 +131,7 @@ def finetune_recipe(distilled: Recipe, settings: DistillSettings) -> Recipe:
     inputs = {DISTILLED: distilled.key}
     return Recipe(
         FINETUNED, f.steps, settings.seed, f.optim, f.augment, data, f.validate_every, f.checkpoint_every, f.keep,
-        sha256_json([config, inputs]), config, inputs, settings.specialists.refresh_every,
+        sha256_json([config, inputs]), config, inputs, settings.specialists.refresh_every, settings.tracking,
     )  # fmt: skip
 
 
