@@ -4,7 +4,7 @@
     python -m jobs.benchmark losses        (only stream needs Ray)
     python -m jobs.benchmark               (all)
 
-Writes `reports/benchmark-NAME.json` for each subject.
+Writes `reports/benchmark-NAME.json` for each subject, and a table and a plot of all that are there, `reports/benchmark.md` and `.svg`.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ import sys
 import time
 from dataclasses import asdict
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from pydantic import Field
 
 from fashion_dml.config import JobSettings
 from fashion_dml.storage import Location, UserError
-from jobs.benchmarks import Row
+from jobs.benchmarks import Row, summary
 from jobs.common import connect, main, print_table
 
 SUBJECTS = (
@@ -45,6 +46,7 @@ class BenchmarkSettings(JobSettings):
     """What to measure."""
 
     subject: str = Field("all", description=f"all, {', '.join(SUBJECTS)}; also as the first argument")
+    page: str = Field("", description="markdown file whose part between the benchmark's marks is written anew from the table")
 
 
 def measured(subject: str, workspace: str) -> tuple[list[Row], dict[str, Any]]:
@@ -62,6 +64,8 @@ def benchmark(settings: BenchmarkSettings) -> dict[str, list[Row]]:
         raise UserError(f"There is no benchmark {unknown[0]!r}; known are {', '.join(SUBJECTS)}.")
     if set(names) & set(WITH_RAY):
         connect()
+    if settings.page:
+        summary.replaced(Path(settings.page).read_text(encoding="utf-8"), "")  # refused before hours of work
     found = {}
     for name in names:
         began = time.monotonic()
@@ -76,7 +80,19 @@ def benchmark(settings: BenchmarkSettings) -> dict[str, list[Row]]:
             [(r.name, f"{r.value:.3g}", "" if r.goal is None else f"{'>=' if r.better == 'higher' else '<='} {r.goal:g}", r.unit) for r in rows],
         )  # fmt: skip
         found[name] = rows
+    summarise(Location.of(settings.workspace) / "reports", settings.page)
     return found
+
+
+def summarise(reports: Location, page: str) -> None:
+    """Table and plot of all subjects that have a report; the table also into the page, if there is one."""
+    files = {name: reports / f"benchmark-{name}.json" for name in SUBJECTS}
+    there = {name: file.read_json() for name, file in files.items() if file.is_file()}
+    written = summary.table(there)
+    (reports / "benchmark.md").write_bytes(written.encode())
+    (reports / "benchmark.svg").write_bytes(summary.plot(there))
+    if page:
+        Path(page).write_text(summary.replaced(Path(page).read_text(encoding="utf-8"), written), encoding="utf-8")
 
 
 def entry(argv: list[str] | None = None) -> int:
