@@ -9,9 +9,10 @@ The library asks for numpy below 2, so this runs in a virtual environment of its
 
 Its parts, as in the library's recipe for In-Shop photos: batches of CategoryBalanceSampler, TripletLossWithMiner with
 HardTripletsMiner. Trunk, start, photos, augmentation, optimiser and number of images are those of our joint model, so that
-what differs is the recipe. With `--finer-images` it goes on for a second cycle on larger photos, as our fine-tuning does.
-Reads `<workspace>/dataset` and `<workspace>/specialists/initial`; writes `<workspace>/baselines/oml-triplet/model` and
-`<workspace>/baselines/oml-triplet-finer/model`.
+what differs is the recipe. Each `--finer` is one more cycle, on larger photos, as our joint model, distillation and fine-tuning are; for
+the student of jobs/configs/hm_styles.yaml: `--frozen-stages 4 --images 160000 --finer 192000 160 120 3e-4 --finer 128000 192 128 1e-4`.
+Reads `<workspace>/dataset` and `<workspace>/specialists/initial`; writes `<workspace>/baselines/oml-triplet/model`, then
+`oml-triplet-160x120/model` and so on beside it.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from oml.losses.triplet import TripletLossWithMiner
 from oml.miners.inbatch_hard_tri import HardTripletsMiner
 from oml.samplers.category_balance import CategoryBalanceSampler
 
-from fashion_dml.config import Augment, Finetune, Model, Optim
+from fashion_dml.config import Augment, Model, Optim
 from fashion_dml.data.augment import augment, draws
 from fashion_dml.data.read import decode_batch
 from fashion_dml.data.schema import Dataset
@@ -91,9 +92,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workspace", required=True, help="of the run to compare with")
     parser.add_argument("--images", type=int, required=True, help="images to train on, at the size of the run")
-    parser.add_argument("--finer-images", type=int, default=0, help="images to go on with, at the finer size; 0: none")
-    parser.add_argument("--finer-size", type=int, nargs=2, default=(160, 120), help="height and width of those, pixels")
-    parser.add_argument("--finer-rate", type=float, default=Finetune().optim.learning_rate, help="finetune.optim.learning_rate")
+    parser.add_argument(
+        "--finer", nargs=4, action="append", default=[], metavar=("IMAGES", "HEIGHT", "WIDTH", "RATE"), help="one more cycle"
+    )
     parser.add_argument("--frozen-stages", type=int, default=0, help="model.frozen_stages of that run")
     parser.add_argument("--learning-rate", type=float, default=Optim().learning_rate, help="specialists.optim.learning_rate")
     parser.add_argument("--seed", type=int, default=0)
@@ -104,8 +105,8 @@ def main() -> None:
     settings = Model(**{**loaded.module.settings.model_dump(), "weights": "none", "frozen_stages": args.frozen_stages})
     state, seen = loaded.module.state_dict(), 0
     cycles = [("oml-triplet", args.images, (loaded.height, loaded.width), args.learning_rate)]
-    if args.finer_images:
-        cycles.append(("oml-triplet-finer", args.finer_images, tuple(args.finer_size), args.finer_rate))
+    for count, height, width, peak in args.finer:
+        cycles.append((f"oml-triplet-{height}x{width}", int(count), (int(height), int(width)), float(peak)))
     for cycle, (name, images, size, learning_rate) in enumerate(cycles):
         model = type(loaded.module)(settings, *size)
         model.load_state_dict(state)
