@@ -12,6 +12,9 @@ from pydantic.fields import FieldInfo
 
 from fashion_dml.storage import UserError
 
+EXITS = """exit status: 0 done; 2 refused or failed, with one sentence on stderr; 143 asked to stop (SIGTERM, ray job stop): the same
+command goes on from there; any other, with a traceback, is a bug"""
+
 
 def leaves(cls: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
     """Every setting below a model with its dotted name."""
@@ -44,7 +47,10 @@ class _Parser(argparse.ArgumentParser):
 
 def parse_overrides(cls: type[BaseModel], argv: list[str], *, prog: str, doc: str) -> tuple[str, dict[str, Any]]:
     """(config file or "", {dotted name: value}) from the arguments; prints help and exits on `--help`."""
-    parser = _Parser(prog=prog, description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser = _Parser(
+        prog=prog, usage=f"{prog} [--config FILE] [--SETTING VALUE ...]", description=doc, epilog=EXITS,
+        formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
+    )  # fmt: skip
     parser.add_argument("--config", default="", metavar="FILE", help="YAML file with the sections below")
     groups: dict[str, argparse._ArgumentGroup] = {}
     fields = dict(leaves(cls))

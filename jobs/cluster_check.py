@@ -1,12 +1,17 @@
 """Before a job starts on a cluster: does it let this job in, does each node run this version of the code, can it reach the workspace?
 
-A task on every node answers; what would otherwise break later, and less clearly, is said in one sentence.
+    ray job submit --working-dir . -- python -m jobs.cluster_check --workspace s3://bucket/run
+
+Every job looks by itself; this looks and does nothing else. A task on every node answers; what would otherwise break later, and less
+clearly, is said in one sentence.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
 import socket
+import sys
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +21,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from fashion_dml import __version__
+from fashion_dml.config import JobSettings
 from fashion_dml.data.placement import growth, living
 from fashion_dml.storage import Location, UserError
 
@@ -145,3 +151,24 @@ def look(mark: str) -> dict[str, Any]:
     except (UserError, OSError) as error:
         reach = " ".join(str(error).split())[:200]
     return {"node": ray.util.get_node_ip_address(), "version": __version__, "code": code_digest(), "reach": reach}
+
+
+def _check(settings: JobSettings) -> None:
+    """Join the cluster, ask its nodes, and tell."""
+    from jobs.common import connect, console  # which imports this file
+
+    connect(settings.workspace)
+    nodes = living()
+    if not os.environ.get("RAY_ADDRESS"):
+        console.print("No cluster is named by RAY_ADDRESS: jobs started like this run on this machine alone.")
+    else:
+        console.print(f"{len(nodes)} nodes: same code, and those that work reach {settings.workspace}")
+    for node in nodes:
+        held = ", ".join(f"{amount:g} {kind}" for kind, amount in sorted(node["Resources"].items()) if kind in ("CPU", "GPU"))
+        console.print(f"  {node['NodeManagerAddress']}: {held or 'no work'}", markup=False)
+
+
+if __name__ == "__main__":
+    from jobs.common import main
+
+    sys.exit(main(JobSettings, _check, prog="python -m jobs.cluster_check", doc=__doc__))

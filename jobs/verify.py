@@ -8,6 +8,7 @@ Prints what is wrong, a sentence each with file and value, and ends with exit co
 
 from __future__ import annotations
 
+import sys
 import time
 from typing import Annotated
 
@@ -51,3 +52,7 @@ def entry(argv: list[str]) -> int:
     """Exit code of the command line; the first argument may name the dataset."""
     args = ["--source", *argv] if argv and not argv[0].startswith("-") else argv
     return main(VerifySettings, verify_dataset, prog="python -m jobs.ingest verify", doc=__doc__, argv=args)
+
+
+if __name__ == "__main__":
+    sys.exit(entry(sys.argv[1:]))
