@@ -146,6 +146,7 @@ def test_a_joint_model_that_begins_on_smaller_photos_depends_on_them(small: Data
     assert {a.name for a in assignments(small, settings(coarse_steps=5), joint=False)} == set(names)
 
 
+@pytest.mark.slow
 @pytest.mark.cluster
 def test_the_joint_model_goes_on_from_smaller_photos(tmp_path: Path, ray_local: str) -> None:
     small_dataset(tmp_path / "dataset")
