@@ -41,7 +41,7 @@ class Sizes:
 
     products: int = 64
     verticals: int = 8
-    epochs: int = 40
+    epochs: int = 100
     keep_every: int = 50
     products_per_batch: int = 16
     workers: int = 2
