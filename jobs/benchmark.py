@@ -65,6 +65,8 @@ def benchmark(settings: BenchmarkSettings) -> dict[str, list[Row]]:
     if set(names) & set(WITH_RAY):
         connect()
     if settings.page:
+        if not Path(settings.page).is_file():
+            raise UserError(f"page = {settings.page} is no file; give a markdown file with the benchmark's marks.")
         summary.replaced(Path(settings.page).read_text(encoding="utf-8"), "")  # refused before hours of work
     found = {}
     for name in names:

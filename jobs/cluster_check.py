@@ -161,6 +161,8 @@ def _check(settings: JobSettings) -> None:
     nodes = living()
     if not os.environ.get("RAY_ADDRESS"):
         console.print("No cluster is named by RAY_ADDRESS: jobs started like this run on this machine alone.")
+    elif len(nodes) < 2:
+        console.print("One node, this one: there is nothing to compare.")
     else:
         console.print(f"{len(nodes)} nodes: same code, and those that work reach {settings.workspace}")
     for node in nodes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
+from collections.abc import Callable
 from typing import Any
 
 from fashion_dml.config import Tracking
@@ -22,30 +23,29 @@ MANNERS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT"
 def check(settings: Tracking) -> None:
     """Raises UserError where MLflow is asked for and isn't installed or can't be reached."""
     if settings.mlflow:
-        _experiment(_client(settings), settings)
+        mlflow = _mlflow()
+        try:
+            _experiment(_client(settings), settings)
+        except mlflow.exceptions.MlflowException as error:
+            raise UserError(
+                f"tracking.mlflow = {settings.mlflow} can't be used ({_line(error)}); give a server's address, or leave it out."
+            ) from error
 
 
 class Run:
     """A training as a run of MLflow: the same one again where a training goes on.
 
     Its tags say the workspace, the training's name and the key of its model's manifest, so either leads to the other. What can't be sent
-    is kept and sent with the next; a server that is away costs a warning.
+    is kept and sent with the next; a server that is away, at the start too, costs a warning.
     """
 
     def __init__(self, recipe: Recipe, home: Location) -> None:
-        """home: the directory of the training. Raises UserError as `check`."""
-        self._client = _client(recipe.tracking)
-        experiment = _experiment(self._client, recipe.tracking)
-        tags = {KEY: recipe.key, WORKSPACE: str(home.parent.parent), NAME: home.name}
-        same = " and ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
-        found = self._client.search_runs([experiment], filter_string=same, max_results=1)
-        if found:
-            self.id = found[0].info.run_id
-            self._client.update_run(self.id, status="RUNNING")
-        else:
-            self.id = self._client.create_run(experiment, run_name=recipe.name, tags=tags).info.run_id
-            self._client.log_batch(self.id, params=_params(recipe.config))
+        """home: the directory of the training. Raises UserError where MLflow isn't installed."""
+        self._recipe, self._home = recipe, home
+        self._client: Any = None
+        self._id = ""
         self._waiting: list[Any] = []
+        self.save()
 
     def add(self, name: str, value: float, step: int) -> None:
         """Note a value; `save` sends it."""
@@ -55,57 +55,64 @@ class Run:
 
     def save(self) -> None:
         """Send what was noted."""
-        from mlflow.exceptions import MlflowException
-
-        try:
-            while self._waiting:
-                self._client.log_batch(self.id, metrics=self._waiting[:BATCH])
-                del self._waiting[:BATCH]
-        except MlflowException as error:
-            logger.warning("MLflow didn't take %d values (%s); they are sent with the next.", len(self._waiting), _line(error))
+        self._tell(self._send, "its values")
 
     def close(self, *, done: bool) -> None:
         """Save and end the run; one that isn't done goes on another time."""
-        from mlflow.exceptions import MlflowException
-
         self.save()
+        self._tell(lambda: self._client.set_terminated(self._id, "FINISHED" if done else "KILLED"), "the end")
+
+    def _tell(self, send: Callable[[], None], what: str) -> None:
+        mlflow = _mlflow()
         try:
-            self._client.set_terminated(self.id, "FINISHED" if done else "KILLED")
-        except MlflowException as error:
-            logger.warning("MLflow wasn't told that the run %s ended (%s).", self.id, _line(error))
+            self._open()
+            send()
+        except mlflow.exceptions.MlflowException as error:
+            logger.warning("%s: MLflow wasn't told %s (%s); the training goes on.", self._recipe.name, what, _line(error))
+
+    def _open(self) -> None:
+        """Find or make the run, once."""
+        if self._id:
+            return
+        self._client = _client(self._recipe.tracking)
+        experiment = _experiment(self._client, self._recipe.tracking)
+        tags = {KEY: self._recipe.key, WORKSPACE: str(self._home.parent.parent), NAME: self._home.name}
+        same = " and ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
+        found = self._client.search_runs([experiment], filter_string=same, max_results=1)
+        if found:
+            self._client.update_run(found[0].info.run_id, status="RUNNING")
+        else:
+            found = [self._client.create_run(experiment, run_name=self._recipe.name, tags=tags)]
+            self._client.log_batch(found[0].info.run_id, params=_params(self._recipe.config))
+        self._id = found[0].info.run_id
+
+    def _send(self) -> None:
+        while self._waiting:
+            self._client.log_batch(self._id, metrics=self._waiting[:BATCH])
+            del self._waiting[:BATCH]
 
 
-def _client(settings: Tracking) -> Any:
+def _mlflow() -> Any:
+    """The package. Raises UserError where it isn't installed."""
     for name, value in MANNERS.items():
         os.environ.setdefault(name, value)
     try:
-        from mlflow import MlflowClient
-        from mlflow.exceptions import MlflowException
+        import mlflow
     except ImportError as error:
         raise UserError(
             "tracking.mlflow needs MLflow, which is not installed; run pip install 'fashion-dml[tracking]'."
         ) from error
-    try:
-        return MlflowClient(tracking_uri=settings.mlflow)
-    except MlflowException as error:
-        raise _unreachable(settings, error) from error
+    return mlflow
+
+
+def _client(settings: Tracking) -> Any:
+    return _mlflow().MlflowClient(tracking_uri=settings.mlflow)
 
 
 def _experiment(client: Any, settings: Tracking) -> str:
     """The id of the experiment, made if need be."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        known = client.get_experiment_by_name(settings.experiment)
-        return str(known.experiment_id if known is not None else client.create_experiment(settings.experiment))
-    except MlflowException as error:
-        raise _unreachable(settings, error) from error
-
-
-def _unreachable(settings: Tracking, error: Exception) -> UserError:
-    return UserError(
-        f"tracking.mlflow = {settings.mlflow} can't be used ({_line(error)}); give a server's address, or leave it out."
-    )
+    known = client.get_experiment_by_name(settings.experiment)
+    return str(known.experiment_id if known is not None else client.create_experiment(settings.experiment))
 
 
 def _line(error: Exception) -> str:

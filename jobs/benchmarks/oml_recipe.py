@@ -105,8 +105,11 @@ def main() -> None:
     settings = Model(**{**loaded.module.settings.model_dump(), "weights": "none", "frozen_stages": args.frozen_stages})
     state, seen = loaded.module.state_dict(), 0
     cycles = [("oml-triplet", args.images, (loaded.height, loaded.width), args.learning_rate)]
-    for count, height, width, peak in args.finer:
-        cycles.append((f"oml-triplet-{height}x{width}", int(count), (int(height), int(width)), float(peak)))
+    try:
+        for count, height, width, peak in args.finer:
+            cycles.append((f"oml-triplet-{height}x{width}", int(count), (int(height), int(width)), float(peak)))
+    except ValueError as error:
+        raise UserError(f"--finer takes three whole numbers and a learning rate: {error}.") from error
     for cycle, (name, images, size, learning_rate) in enumerate(cycles):
         model = type(loaded.module)(settings, *size)
         model.load_state_dict(state)

@@ -17,6 +17,8 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
+import threading
 import time
 from collections import defaultdict
 from dataclasses import asdict, dataclass
@@ -29,6 +31,7 @@ from jobs.benchmarks import Row
 from jobs.benchmarks.scale import catalogue, measured, settings_of
 from jobs.benchmarks.scale_costs import parts, times
 from jobs.benchmarks.scale_run import Record, Run, raylets
+from jobs.common import console
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL, DATA = Model(weights="none", frozen_stages=4), Data(height=96, width=72)
@@ -77,32 +80,20 @@ def together(record: Record, alone: Record, sizes: Sizes) -> tuple[list[Row], di
     }  # fmt: skip
 
 
-def submitted(url: str, workspace: str, sizes: Sizes) -> float:
+def submitted(url: str, workspace: str) -> float:
     """Seconds from `ray job submit` to its word of the first step, on the Ray at `url`; the job is then stopped."""
     ray_command, job = str(Path(sys.executable).parent / "ray"), f"first-step-{os.getpid()}-{time.monotonic_ns()}"
-    arguments = ["--workspace", workspace, "--specialists.joint", "false", "--model.weights", MODEL.weights]
-    arguments += [
-        f"--data.height={DATA.height}",
-        f"--data.width={DATA.width}",
-        f"--model.trunk={MODEL.trunk}",
-    ]
-    command = [
-        ray_command,
-        "job",
-        "submit",
-        "--address",
-        url,
-        "--submission-id",
-        job,
-        "--log-style=record",
-        "--working-dir",
-        str(ROOT),
-    ]
+    at = ["--address", url]
+    submit = [ray_command, "job", "submit", *at, "--submission-id", job, "--log-style=record", "--working-dir", str(ROOT), "--"]
+    train = ["python", "-m", "jobs.train_specialists", "--workspace", workspace, "--specialists.joint=false"]
+    size = [f"--data.height={DATA.height}", f"--data.width={DATA.width}"]
+    model = [f"--model.trunk={MODEL.trunk}", f"--model.weights={MODEL.weights}"]
     began = time.monotonic()
     process = subprocess.Popen(
-        [*command, "--", "python", "-m", "jobs.train_specialists", *arguments],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT,
-    )  # fmt: skip
+        [*submit, *train, *size, *model], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT
+    )
+    late = threading.Timer(WAIT_S, process.kill)  # so that a job that says nothing ends the wait, too
+    late.start()
     assert process.stdout is not None
     seen: list[str] = []
     try:
@@ -110,44 +101,35 @@ def submitted(url: str, workspace: str, sizes: Sizes) -> float:
             seen.append(line)
             if ": step " in line:
                 return time.monotonic() - began
-            if time.monotonic() - began > WAIT_S:
-                break
-        raise UserError(f"The job trained nothing within {WAIT_S} s: {''.join(seen[-3:]).strip()}")
+        raise UserError(f"The job ended, or trained nothing within {WAIT_S} s: {''.join(seen[-3:]).strip()}")
     finally:
-        subprocess.run([ray_command, "job", "stop", "--address", url, job], capture_output=True, check=False)
+        late.cancel()
+        subprocess.run([ray_command, "job", "stop", *at, job], capture_output=True, check=False)
         process.wait()
 
 
 def plain(workspace: str, sizes: Sizes) -> float:
     """Seconds until a process that trains with torch alone has made its first step."""
     began = time.monotonic()
-    arguments = [
-        f"{workspace}/dataset",
-        MODEL.trunk,
-        str(DATA.height),
-        str(DATA.width),
-        str(sizes.products_per_batch),
-    ]
-    done = subprocess.run(
-        [sys.executable, "-m", "jobs.benchmarks.plain_step", *arguments], capture_output=True, text=True, check=False
-    )
+    what = [f"{workspace}/dataset", MODEL.trunk, *map(str, (DATA.height, DATA.width, sizes.products_per_batch))]
+    command = [sys.executable, "-m", "jobs.benchmarks.plain_step", *what]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise UserError(f"The plain process failed: {(done.stderr.strip().splitlines() or ['no reason given'])[-1]}")
     return float(done.stdout.split()[-1]) - began
 
 
-def first_steps(workspace: str, sizes: Sizes) -> tuple[list[Row], dict[str, Any]]:
+def first_steps(sizes: Sizes) -> tuple[list[Row], dict[str, Any]]:
     """Rows of how soon training begins, in turns."""
     seconds: dict[str, list[float]] = defaultdict(list)
-    with raylets(sizes.workers) as url:
+    with raylets(sizes.workers) as url, tempfile.TemporaryDirectory() as fresh:  # where no training was begun
         for turn in range(sizes.turns):
-            home = f"{workspace}/turn-{turn}"
+            home = f"{fresh}/{turn}"
             catalogue(f"{home}/dataset", 0, Generated(products_per_vertical=sizes.products, verticals=2, test_share=0))
-            seconds["submit"].append(submitted(url, home, sizes))
+            seconds["submit"].append(submitted(url, home))
             seconds["plain torch"].append(plain(home, sizes))
-    return [
-        Row(f"seconds_to_first_step/{name}", statistics.median(s), "s", None, "lower") for name, s in seconds.items()
-    ], dict(seconds)
+    rows = [Row(f"seconds_to_first_step/{name}", statistics.median(s), "s", None, "lower") for name, s in seconds.items()]
+    return rows, dict(seconds)
 
 
 def run(workspace: str, sizes: Sizes = Sizes()) -> tuple[list[Row], dict[str, Any]]:
@@ -160,6 +142,7 @@ def run(workspace: str, sizes: Sizes = Sizes()) -> tuple[list[Row], dict[str, An
         )
         settings = settings_of(workers, {}, sizes.epochs, sizes.products_per_batch, sizes.keep_every, MODEL, DATA)
         records.append(measured(Run(dataset, f"{home}/models", settings, raylets=workers)))
+    console.print(", ".join(f"{times(r).makespan:.0f} s for {len(r.trainings)} specialists" for r in records))
     rows, details = together(records[0], records[1], sizes)
-    begun, starts = first_steps(f"{home}/first", sizes)
+    begun, starts = first_steps(sizes)
     return rows + begun, details | {"seconds_to_first_step": starts}

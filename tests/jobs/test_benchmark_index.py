@@ -32,7 +32,6 @@ def test_rows(tmp_path: Path, part: str):
         assert all(details[peer]["recall"] >= 0.95 for peer in ("hnswlib", "faiss_hnsw", "faiss_ivf"))
 
 
-@pytest.mark.slow
 def test_large_rows(tmp_path: Path):
     rows, details = large_rows(Large(rows=70_000, queries=40), tmp_path)
     assert next(r for r in rows if r.name == "large_recall_at_10").value >= 0.85

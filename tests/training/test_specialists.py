@@ -146,23 +146,6 @@ def test_a_joint_model_that_begins_on_smaller_photos_depends_on_them(small: Data
     assert {a.name for a in assignments(small, settings(coarse_steps=5), joint=False)} == set(names)
 
 
-@pytest.mark.slow
-@pytest.mark.cluster
-def test_the_joint_model_goes_on_from_smaller_photos(tmp_path: Path, ray_local: str) -> None:
-    small_dataset(tmp_path / "dataset")
-    chosen = {"joint_steps": 3, "coarse_steps": 3, "coarse_height": 24, "coarse_width": 16, "min_steps": 2, "max_steps": 2}
-    made = settings(start="joint", **chosen)
-    made = made.model_copy(update={"workspace": str(tmp_path), "cluster": Cluster(workers=2, threads_per_worker=1)})
-    sizes: dict[str, tuple[int, int]] = {}
-    assert run(made, lambda queue, stop: None) == {}
-    for path in (tmp_path / "specialists").glob("*/model"):
-        model = load_model(str(path)).module
-        sizes[path.parent.name] = (model.height, model.width)
-    assert sizes.pop("joint-coarse") == (24, 16)
-    assert len(sizes) == 3
-    assert set(sizes.values()) == {(DATA.height, DATA.width)}
-
-
 def test_sizes_a_trunk_cannot_change_are_refused_before_any_step(tmp_path: Path) -> None:
     small_dataset(tmp_path / "dataset")
     made = settings(coarse_steps=3, coarse_height=48, coarse_width=32)
@@ -173,15 +156,22 @@ def test_sizes_a_trunk_cannot_change_are_refused_before_any_step(tmp_path: Path)
 
 
 @pytest.mark.cluster
-def test_specialists_start_where_the_joint_model_ended(tmp_path: Path, ray_local: str) -> None:
+def test_each_training_starts_where_the_one_before_ended(tmp_path: Path, ray_local: str) -> None:
+    """The joint model on smaller photos, the joint model, and the specialists, at a rate that leaves them where they start."""
     small_dataset(tmp_path / "dataset")
-    still = settings(start="joint", joint_steps=3, optim=Optim(learning_rate=1e-3), start_rate=1e-9)
+    coarse = {"coarse_steps": 3, "coarse_height": 24, "coarse_width": 16}
+    still = settings(start="joint", joint_steps=3, optim=Optim(learning_rate=1e-3), start_rate=1e-9, **coarse)
     made = still.model_copy(update={"workspace": str(tmp_path), "cluster": Cluster(workers=2, threads_per_worker=1)})
     assert run(made, lambda queue, stop: None) == {}
-    weights = {p.parent.name: load_model(str(p)).module.state_dict() for p in (tmp_path / "specialists").glob("*/model")}
+    found = {p.parent.name: load_model(str(p)).module for p in (tmp_path / "specialists").glob("*/model")}
+    begun = found.pop("joint-coarse")
+    assert (begun.height, begun.width) == (24, 16)
+    assert len(found) == 3
+    assert {(model.height, model.width) for model in found.values()} == {(DATA.height, DATA.width)}
     start = load_model(str(tmp_path / "specialists" / "initial")).module.state_dict()
-    assert not torch.equal(weights["joint"]["head.weight"], start["head.weight"])
-    assert len(weights) == 3
+    weights = {name: model.state_dict() for name, model in found.items()}
+    assert not torch.equal(begun.state_dict()["head.weight"], start["head.weight"])
+    assert not torch.equal(weights["joint"]["head.weight"], begun.state_dict()["head.weight"])
     for state in weights.values():
         assert all(torch.allclose(v, weights["joint"][k], atol=1e-5) for k, v in state.items())
 

@@ -87,8 +87,24 @@ def test_a_server_that_goes_away_costs_a_warning(
             next((tmp_path / "mlruns").glob("*/*/meta.yaml")).parent.rename(tmp_path / "away")
 
     run_training(small, tmp_path / "run" / "specialists" / "dresses", made, report=report)
-    assert "MLflow didn't take" in caplog.text
+    assert "dresses: MLflow wasn't told its values" in caplog.text
     assert (tmp_path / "run" / "specialists" / "dresses" / "model" / "manifest.json").is_file()
+
+
+def test_a_server_that_is_away_at_the_begin_gets_all_when_it_is_back(
+    small: Dataset, tmp_path: Path, settings: Tracking, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "false")  # so MLflow refuses the directory
+
+    def report(progress: dict[str, object]) -> None:
+        if progress["step"] == 10:
+            monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+
+    with caplog.at_level("WARNING"):
+        run_training(small, tmp_path / "run" / "specialists" / "dresses", recipe(tracking=settings), report=report)
+    assert caplog.text.count("dresses: MLflow wasn't told") >= 2
+    (run,) = runs(settings)
+    assert [step for step, _ in curve(settings, run.info.run_id, "train/loss")] == [1, 5, 6, 10, 12]
 
 
 def test_a_server_that_is_not_there_is_refused_before_anything_starts(small: Dataset, tmp_path: Path) -> None:
