@@ -6,7 +6,8 @@ run, between two reports with no validation or checkpoint between them, so other
 Row `makespan_over_ideal`: from the first training's begin to the last one's end, over the sum of all steps' seconds / workers. Row
 `seconds_per_added_specialist`: of its worker, beside its steps: model, plan, first batch, validations, checkpoints, publishing; the
 median of those that weren't a worker's first. Row `time_over_a_job_each`: submission to the last end, over what a run for each specialist
-takes with as many at a time; one such run is measured, alone on the machine, so the others are taken to cost no more.
+takes, as many at a time as there are workers; so many such runs are measured, side by side on a Ray each, and the others are taken to cost
+what these do. Ray's own start is in neither.
 Rows `seconds_to_first_step/...`: `ray job submit` of `jobs.train_specialists` on a Ray that is up, until it tells of the first step
 (it looks every second), and the same step in a plain process with torch's DataLoader, without Ray.
 """
@@ -21,6 +22,8 @@ import tempfile
 import threading
 import time
 from collections import defaultdict
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +34,6 @@ from jobs.benchmarks import Row
 from jobs.benchmarks.scale import catalogue, measured, settings_of
 from jobs.benchmarks.scale_costs import parts, times
 from jobs.benchmarks.scale_run import Record, Run, raylets
-from jobs.common import console
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL, DATA = Model(weights="none", frozen_stages=4), Data(height=96, width=72)
@@ -62,13 +64,14 @@ def _of_kind(record: Record, kind: str) -> dict[str, float]:
     return {e.name: e.at for e in record.events if e.kind == kind}
 
 
-def together(record: Record, alone: Record, sizes: Sizes) -> tuple[list[Row], dict[str, Any]]:
-    """The rows of one run of all, with what they were computed from. alone: a run of one specialist of the same length."""
-    costs, took, single = parts(record, sizes.keep_every), times(record), times(alone)
+def together(record: Record, apart: Sequence[Record], sizes: Sizes) -> tuple[list[Row], dict[str, Any]]:
+    """The rows of one run of all, with what they were computed from. apart: runs of one specialist each, of the same length, side by side."""
+    costs, took = parts(record, sizes.keep_every), times(record)
+    single = [times(r) for r in apart]
     steps = {name: n for name, (n, _) in record.trainings.items()}
     ideal = sum(steps.values()) * costs.step.seconds / sizes.workers
     beside = overheads(record, costs.step.seconds)
-    each = (single.startup + single.makespan) * len(steps) / sizes.workers
+    each = statistics.fmean(t.startup + t.makespan for t in single) * len(steps) / sizes.workers
     rows = [
         Row("makespan_over_ideal", took.makespan / ideal, "ratio", 1.15, "lower"),
         Row("seconds_per_added_specialist", statistics.median(beside.values()), "s", 3.0, "lower"),
@@ -76,7 +79,7 @@ def together(record: Record, alone: Record, sizes: Sizes) -> tuple[list[Row], di
     ]
     return rows, {
         "steps": steps, "step_s": costs.step.seconds, "ideal_s": ideal, "makespan_s": took.makespan, "startup_s": took.startup,
-        "beside_steps_s": beside, "alone": asdict(single), "parts": asdict(costs),
+        "beside_steps_s": beside, "apart": [asdict(t) for t in single], "parts": asdict(costs),
     }  # fmt: skip
 
 
@@ -85,7 +88,7 @@ def submitted(url: str, workspace: str) -> float:
     ray_command, job = str(Path(sys.executable).parent / "ray"), f"first-step-{os.getpid()}-{time.monotonic_ns()}"
     at = ["--address", url]
     submit = [ray_command, "job", "submit", *at, "--submission-id", job, "--log-style=record", "--working-dir", str(ROOT), "--"]
-    train = ["python", "-m", "jobs.train_specialists", "--workspace", workspace, "--specialists.joint=false"]
+    train = [sys.executable, "-m", "jobs.train_specialists", "--workspace", workspace, "--specialists.joint=false"]
     size = [f"--data.height={DATA.height}", f"--data.width={DATA.width}"]
     model = [f"--model.trunk={MODEL.trunk}", f"--model.weights={MODEL.weights}"]
     began = time.monotonic()
@@ -135,14 +138,17 @@ def first_steps(sizes: Sizes) -> tuple[list[Row], dict[str, Any]]:
 def run(workspace: str, sizes: Sizes = Sizes()) -> tuple[list[Row], dict[str, Any]]:
     """All rows of `specialists`."""
     home = f"{workspace}/benchmark/specialists"
-    records = []
-    for verticals, workers in ((sizes.verticals, sizes.workers), (1, 1)):
-        dataset = catalogue(
-            f"{home}/{verticals}/dataset", 0, Generated(products_per_vertical=sizes.products, verticals=verticals, test_share=0)
-        )
+
+    def prepared(verticals: int, workers: int, models: str) -> Run:
+        generated = Generated(products_per_vertical=sizes.products, verticals=verticals, test_share=0)
+        dataset = catalogue(f"{home}/{verticals}/dataset", 0, generated)
         settings = settings_of(workers, {}, sizes.epochs, sizes.products_per_batch, sizes.keep_every, MODEL, DATA)
-        records.append(measured(Run(dataset, f"{home}/models", settings, raylets=workers)))
-    console.print(", ".join(f"{times(r).makespan:.0f} s for {len(r.trainings)} specialists" for r in records))
-    rows, details = together(records[0], records[1], sizes)
+        return Run(dataset, f"{home}/{models}", settings, raylets=workers)
+
+    record = measured(prepared(sizes.verticals, sizes.workers, "models"))
+    alone = [prepared(1, 1, f"models-{i}") for i in range(sizes.workers)]
+    with ThreadPoolExecutor(sizes.workers) as pool:
+        apart = list(pool.map(measured, alone))
+    rows, details = together(record, apart, sizes)
     begun, starts = first_steps(sizes)
     return rows + begun, details | {"seconds_to_first_step": starts}

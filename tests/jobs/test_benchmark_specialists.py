@@ -22,10 +22,11 @@ def test_what_a_training_takes_beside_its_steps() -> None:
 
 
 def test_the_rows_of_one_worker_are_what_its_parts_add_up_to() -> None:
-    record, alone = by_hand({"a": 90, "b": 47, "c": 40}, 20), by_hand({"a": 90}, 20, startup=30)
+    record = by_hand({"a": 90, "b": 47, "c": 40}, 20)
+    apart = [by_hand({"a": 90}, 20, startup=startup) for startup in (20, 40)]
     steps = (90 + 47 + 40) * 0.1
     makespan = steps + (8 + 2 + 2) + (4 + 2 + 1) * 1 + 3 * 3
-    rows, details = together(record, alone, Sizes(keep_every=20, workers=1))
+    rows, details = together(record, apart, Sizes(keep_every=20, workers=1))
     assert {r.name: (r.value, r.goal) for r in rows} == {
         "makespan_over_ideal": (pytest.approx(makespan / steps), 1.15),
         "seconds_per_added_specialist": (pytest.approx(6.5), 3.0),
