@@ -81,6 +81,7 @@ def environment() -> dict[str, str]:
     }
     env.setdefault("RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S", "0")  # the job is over: there is nothing to drain
     env.setdefault("RAY_JOB_STOP_WAIT_TIME_S", "60")  # a job that is stopped writes its checkpoints first
+    env.setdefault("RAY_idle_worker_killing_time_threshold_ms", "300000")  # readers stay for the next training: docs/cluster.md
     # Errors of Ray's core that it also raises in Python; on the console they only hide the table.
     env.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     return env

@@ -17,6 +17,7 @@ from rich.table import Table
 
 from fashion_dml import __version__
 from fashion_dml.config import JobSettings, load_settings
+from fashion_dml.data.ray_data import IDLE_READERS
 from fashion_dml.storage import Location, UserError
 from fashion_dml.training.stopping import Stopped
 from jobs.cluster_check import check_nodes, knock, refused
@@ -37,6 +38,8 @@ def connect(workspace: str = "") -> None:
     address = os.environ.get("RAY_ADDRESS")
     # The first failure of several tasks is what a job raises; Ray would print the tracebacks of the others behind it.
     os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
+    for name, value in IDLE_READERS.items():
+        os.environ.setdefault(name, value)
     # Workers' lines would drown a job's own output; they are in Ray's logs, and an error brings its traceback. The
     # dashboard is wanted: Ray Train asks its state API.
     local: dict[str, Any] = {} if address else {"include_dashboard": True, "dashboard_port": 0}

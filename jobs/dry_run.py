@@ -80,19 +80,20 @@ def stages_of(workspace: Location, stages: dict[str, JobSettings], speeds: tuple
     """The lines. Raises UserError for settings or a source that can't be. speeds: images a second, see `rates`."""
     training, embedding = speeds
     found = []
-    ingest = stages["ingest"]
+    ingest, settings, embed = stages["ingest"], stages["distill"], stages["embed"]
     assert isinstance(ingest, IngestSettings)
+    assert isinstance(settings, DistillSettings)
+    assert isinstance(embed, EmbedSettings)
     known = read_manifest(workspace / "dataset")
     if known is None:
         rows, _, _, origin = read_source(ingest)
         found.append(Stage("ingest", "to do", f"{rows.num_rows:,} images of {origin}", None))
         console.print("The sizes of what follows come from the dataset: run the stage ingest (jobs.ingest), then this again.")
-        return found + [Stage(name, "to do", "", None) for name in stages if name != "ingest"]
+        search = settings.specialists.grouping == "searched"
+        asked = [name for name in stages if name != "ingest" and (search or name != "group_verticals")]
+        return found + [Stage(name, "to do", "", None) for name in asked]
     found.append(Stage("ingest", "complete" if _same(known, ingest) else "to do again", f"{known['images']:,} images", 0.0))
     dataset = Dataset.open(workspace / "dataset")
-    settings, embed = stages["distill"], stages["embed"]
-    assert isinstance(settings, DistillSettings)
-    assert isinstance(embed, EmbedSettings)
     settings, line = _grouped(workspace, settings)
     found.append(line)
     todo = assignments(dataset, settings, joint=settings.specialists.joint)
@@ -113,7 +114,7 @@ def stages_of(workspace: Location, stages: dict[str, JobSettings], speeds: tuple
             0.0 if teachers else passes * catalogue["train"] / embedding,
         )
     )
-    found.append(_distill(workspace, dataset, settings, training, done=teachers))
+    found.append(_distill(workspace, dataset, settings, speeds, done=teachers))
     measured = catalogue["test"] + catalogue["query"] + catalogue["gallery"]
     found.append(Stage("evaluate", "as needed", f"{measured:,} images of each model", MODELS * measured / embedding))
     found.append(Stage("build_index", "as needed", f"{sum(catalogue.values()):,} images", sum(catalogue.values()) / embedding))
@@ -144,7 +145,10 @@ def _state(done: bool) -> str:
     return "complete" if done else "to do"
 
 
-def _distill(workspace: Location, dataset: Dataset, settings: DistillSettings, training: float, *, done: bool) -> Stage:
+def _distill(
+    workspace: Location, dataset: Dataset, settings: DistillSettings, speeds: tuple[float, float], *, done: bool
+) -> Stage:
+    training, embedding = speeds
     plan = distill_plan(dataset, settings)
     per_step = plan.images_per_step(0)
     steps = settings.distill.steps or max(
@@ -160,7 +164,8 @@ def _distill(workspace: Location, dataset: Dataset, settings: DistillSettings, t
     if done:
         last = recipes_for(dataset, read_teachers(workspace, dataset.verticals("train")), settings)[-1]
         complete = finished(workspace / UNIFIED, unified_key(last, settings)) is not None
-    return Stage("distill", _state(complete), size, 0.0 if complete else (steps * per_step + finer * scale) / training)
+    views = steps * per_step / embedding if settings.distill.targets == "view" else 0.0
+    return Stage("distill", _state(complete), size, 0.0 if complete else (steps * per_step + finer * scale) / training + views)
 
 
 def dry_run(workspace: Location, stages: dict[str, JobSettings]) -> list[Stage]:

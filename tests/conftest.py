@@ -8,12 +8,14 @@ from collections.abc import Iterator
 import pytest
 from drawn import small_dataset
 
+from fashion_dml.data.ray_data import IDLE_READERS
 from fashion_dml.data.schema import Dataset
 
 pytest_plugins = ["service_fixtures"]
 
 # Inherited by Serve's controller when Ray starts: a killed shard actor is noticed soon.
 os.environ["RAY_SERVE_DEPLOYMENT_ACTOR_HEALTH_CHECK_PERIOD_S"] = "1"
+os.environ.update(IDLE_READERS)  # as jobs start it
 os.environ["FASHION_DML_TOKEN"] = "a token for the tests only"
 
 

@@ -122,6 +122,14 @@ class Distill(Section):
         "l2",
         description="distance to the teacher's embedding; relational and projection (a learned map) take teachers of other dimensions",
     )
+    targets: Literal["stored", "view"] = Field(
+        "stored",
+        description="stored: the embeddings of `jobs.embed`; view: a specialist embeds the augmented image that the student sees, every time",
+    )
+    teachers: Literal["specialists", "blended"] = Field(
+        "specialists",
+        description="who embeds the views; blended: the mean of the weights of the specialist and of the joint model that it began with",
+    )
     start: Literal["initial", "joint"] = Field(
         "initial", description="where the student starts; initial: the pretrained trunk; joint: the joint model"
     )
@@ -144,6 +152,14 @@ class Distill(Section):
         if self.lag and "relational" in self.loss:
             raise ValueError(
                 f"lag weighs images, and loss = {self.loss} compares pairs; use l2, cosine or projection, or lag = 0"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _teachers(self) -> Distill:
+        if self.teachers == "blended" and self.targets == "stored":
+            raise ValueError(
+                "teachers = blended embed views, and the stored embeddings are the specialists'; use targets = view, or teachers = specialists"
             )
         return self
 

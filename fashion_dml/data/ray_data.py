@@ -12,6 +12,10 @@ from typing import Any
 
 import pyarrow as pa
 
+# What whoever starts Ray sets before that. The processes that read and decode are Ray's idle workers between two trainings, and Ray ends
+# those beyond the number of cores after one idle second: each stream then begins with processes that first import pyarrow and Ray Data.
+IDLE_READERS = {"RAY_idle_worker_killing_time_threshold_ms": "300000"}
+
 
 class Unhurried:
     """An execution callback of Ray Data that pauses after each step of its scheduling loop.

@@ -8,6 +8,19 @@ import torch
 from torch import Tensor, nn
 
 
+def numbered(classes: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Sorted labels int64 [C] of all verticals, and the number int64 [C] of each one's vertical; of two verticals, the first.
+
+    classes: vertical -> labels int64 of its products.
+    """
+    place: dict[int, int] = {}
+    for number, labels in enumerate(classes.values()):
+        for label in labels.tolist():
+            place.setdefault(label, number)
+    known = sorted(place)
+    return torch.tensor(known, dtype=torch.int64), torch.tensor([place[label] for label in known], dtype=torch.int64)
+
+
 class LagWeights(nn.Module):
     """A weight for every image by its vertical: 1 + strength x max(0, teacher's R@1 - student's R@1). This form is ours.
 
@@ -23,13 +36,9 @@ class LagWeights(nn.Module):
         teacher: vertical -> its R@1 on validation products."""
         super().__init__()
         self.names, self.teacher, self.strength = list(classes), dict(teacher), strength
-        place: dict[int, int] = {}
-        for number, labels in enumerate(classes.values()):
-            for label in labels.tolist():
-                place.setdefault(label, number)
-        known = sorted(place)
-        self.register_buffer("labels", torch.tensor(known, dtype=torch.int64), persistent=False)
-        self.register_buffer("vertical", torch.tensor([place[label] for label in known], dtype=torch.int64), persistent=False)
+        known, vertical = numbered(classes)
+        self.register_buffer("labels", known, persistent=False)
+        self.register_buffer("vertical", vertical, persistent=False)
         self.register_buffer("weight", torch.ones(len(self.names)))
 
     def forward(self, labels: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""An exponential moving average of a model's weights: steadier than those of the last step."""
+"""Means of weights: a moving average over a training, steadier than its last step, and the middle between two models."""
 
 from __future__ import annotations
 
@@ -34,3 +34,17 @@ class Average:
                 mine.lerp_(current[name], 1 - kept)
             else:
                 mine.copy_(current[name])
+
+
+@torch.no_grad()
+def halfway(start: Embedder, end: Embedder) -> Embedder:
+    """`end`, in place, with the mean of its weights and those of `start`, from which it was trained; counts stay its own.
+
+    Weights between the ends of a training are often better than either (Wortsman 2022, Model soups, arXiv 2203.05482; half of the
+    way as in WiSE-FT, arXiv 2109.01903).
+    """
+    theirs = start.state_dict()
+    for name, mine in end.state_dict().items():
+        if mine.is_floating_point():
+            mine.lerp_(theirs[name], 0.5)
+    return end

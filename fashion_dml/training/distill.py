@@ -1,4 +1,4 @@
-"""Distillation: one data-parallel Ray Train run over all verticals, from the specialists' embeddings to one model."""
+"""Distillation: one data-parallel Ray Train run over all verticals, from the specialists to one model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fashion_dml.losses.lag import LagWeights
 from fashion_dml.models.store import load_model
 from fashion_dml.storage import Location, UserError, require_manifest
 from fashion_dml.training import finetune, tracking
-from fashion_dml.training.assignments import FROM_JOINT, INITIAL, training_products
+from fashion_dml.training.assignments import FROM_JOINT, INITIAL
 from fashion_dml.training.loop import train
 from fashion_dml.training.queue import Queue
 from fashion_dml.training.recipe import Recipe, finished
@@ -38,6 +38,7 @@ from fashion_dml.training.task import DistillTask
 from fashion_dml.training.teachers import Teacher, check_fresh, read_teachers
 from fashion_dml.training.team import Team
 from fashion_dml.training.validation import Validation
+from fashion_dml.training.views import check_sizes, classes_of, view_teachers
 from fashion_dml.training.workers import check_norms, companion, fit, join_team
 
 
@@ -49,10 +50,7 @@ def lag_weights(dataset: Dataset, teachers: dict[str, Teacher], strength: float)
         kept = [v for v in manifest["validations"] if manifest["kept"] == "last" or v["step"] == manifest["best_step"]]
         if kept and vertical in kept[-1]["verticals"]:
             recall[vertical] = kept[-1]["verticals"][vertical]
-    classes = {
-        v: torch.from_numpy(training_products(dataset, (v,))["label"].to_numpy().copy()) for v in dataset.verticals("train")
-    }
-    return LagWeights(classes, recall, strength)
+    return LagWeights(classes_of(dataset), recall, strength)
 
 
 def run(settings: DistillSettings, watch: Callable[[Any, threading.Event], None]) -> dict[str, Any]:
@@ -69,6 +67,8 @@ def run(settings: DistillSettings, watch: Callable[[Any, threading.Event], None]
             f"The teachers have {dims.pop()} dimensions, model.dim is {settings.model.dim}; "
             f"make them equal or use distill.loss = relational or projection."
         )
+    if settings.distill.targets == "view":
+        check_sizes(teachers, settings)
     recipes = recipes_for(dataset, teachers, settings)
     output, key = workspace / UNIFIED, unified_key(recipes[-1], settings)
     if (known := finished(output, key)) is not None:
@@ -132,13 +132,13 @@ def distill(
     embedder = trainable(load_model(workspace / "specialists" / start).module, settings.model, settings.data)
     (dim,) = {t.dim for t in teachers.values()}
     lag = lag_weights(dataset, teachers, settings.distill.lag) if settings.distill.lag else None
-    task = DistillTask(embedder, settings.distill.loss, team.group, teacher_dim=dim, lag=lag)
-    sources = Sources(
-        str(dataset.location / "images"),
-        "train",
-        {v: t.embeddings for v, t in teachers.items()},
-        labels=settings.cluster.data_labels,
-    )
+    views, targets = None, None
+    if settings.distill.targets == "view":
+        views = view_teachers(dataset, teachers, workspace / "specialists" / FROM_JOINT, settings, team.device)
+    else:
+        targets = {v: t.embeddings for v, t in teachers.items()}
+    task = DistillTask(embedder, settings.distill.loss, team.group, teacher_dim=dim, lag=lag, views=views)
+    sources = Sources(str(dataset.location / "images"), "train", targets, labels=settings.cluster.data_labels)
     validation = Validation(dataset, dataset.verticals("train"), settings.data) if team.rank == 0 else None
     train(
         recipe, task, distill_plan(dataset, settings), sources, validation, output, team,

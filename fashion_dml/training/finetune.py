@@ -12,6 +12,7 @@ from fashion_dml.data.schema import Dataset
 from fashion_dml.models.embedder import Embedder
 from fashion_dml.models.store import load_model, save_model
 from fashion_dml.storage import Location, require_manifest
+from fashion_dml.training.average import halfway
 from fashion_dml.training.curve import FILE
 from fashion_dml.training.loop import Report, train
 from fashion_dml.training.recipe import Recipe, finished
@@ -26,9 +27,10 @@ FIGURES = ("steps", "images", "waited", "best", "best_step", "validations", "kep
 
 
 def anchored_task(start: Embedder, dataset: Dataset, settings: DistillSettings, team: Team = Team()) -> MetricTask:
-    """The task, with the weights of a model. Raises UserError where loss, model, input size and dataset don't fit."""
+    """The task, with the weights of a model; without an anchor it takes no targets. Raises UserError where loss, model, input size and dataset don't fit."""
     embedder = trainable(start, settings.model, finetune_data(settings))
-    make = partial(AnchoredTask, anchor=settings.distill.loss, weight=settings.finetune.anchor)
+    f = settings.finetune
+    make = partial(AnchoredTask, anchor=settings.distill.loss, weight=f.anchor) if f.anchor else MetricTask
     return metric_task(embedder, dataset, tuple(dataset.verticals("train")), settings, team, make)
 
 
@@ -51,25 +53,22 @@ def finetune(
     """Train on this worker of the team; the model is published in `finetuned/model`. Raises Stopped where that is asked for."""
     task = anchored_task(load_model(unified / DISTILLED / "model").module, dataset, settings, team)
     sources = Sources(
-        str(dataset.location / "images"), "train", targets, task.loss.needs_attributes, settings.cluster.data_labels
+        str(dataset.location / "images"),
+        "train",
+        targets if settings.finetune.anchor else None,
+        task.loss.needs_attributes,
+        settings.cluster.data_labels,
     )
     validation = Validation(dataset, dataset.verticals("train"), recipe.data) if team.rank == 0 else None
     train(recipe, task, finetune_plan(dataset, settings), sources, validation, unified / FINETUNED, team, report, asks)
 
 
 def blend(recipe: Recipe, unified: Location, start: Location, dataset: Dataset, settings: DistillSettings, team: Team) -> None:
-    """Publish in `blended/model` the mean of the weights of the model at `start` and of the fine-tuned one; on one worker.
-
-    Distillation and fine-tuning lead from the one to the other, and weights between the ends of such a path are often better than
-    either (Wortsman 2022, Model soups, arXiv 2203.05482; half of the way as in WiSE-FT, arXiv 2109.01903).
-    """
+    """Publish in `blended/model` the middle between the model at `start` and the fine-tuned one, see `halfway`; on one worker."""
     began = time.monotonic()
     first, last, known = load_model(start), load_model(unified / FINETUNED / "model"), finished(unified / FINETUNED, recipe.key)
     assert known is not None
-    theirs, embedder = first.module.state_dict(), last.module
-    embedder.load_state_dict(
-        {n: w.lerp(theirs[n], 0.5) if w.is_floating_point() else w for n, w in embedder.state_dict().items()}
-    )
+    embedder = halfway(first.module, last.module)
     validation = Validation(dataset, dataset.verticals("train"), recipe.data)
     found = validation.recall(embedder.to(team.device), team.device)
     mean = sum(found.values()) / len(found) if found else -1.0

@@ -41,6 +41,15 @@ class DistillSettings(TrainSettings):
         return self
 
     @model_validator(mode="after")
+    def _blended(self) -> DistillSettings:
+        if self.distill.teachers == "blended" and self.specialists.start != "joint":
+            raise ValueError(
+                f"distill.teachers = blended is the middle of the way from the joint model to a specialist, and specialists.start = "
+                f"{self.specialists.start} begins elsewhere; use specialists.start = joint, or distill.teachers = specialists"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _student_lanes(self) -> DistillSettings:
         if self.cluster.most > self.data.lanes:
             raise ValueError(lanes_short("cluster.workers", self.cluster.most, self.data.lanes))
@@ -69,10 +78,11 @@ def recipe_for(dataset: Dataset, teachers: dict[str, Teacher], settings: Distill
         total = sum(a.images for a in assignments(dataset, settings, joint=False))
         steps = max(1, round(total / distill_plan(dataset, settings).images_per_step(0)))
     inputs = {v: t.sha256 for v, t in sorted(teachers.items())}
-    if d.start == "joint":
+    if d.start == "joint" or d.teachers == "blended":
         inputs[JOINT] = joint_start(Location.of(settings.workspace), settings)
+    of_views = {"targets", "teachers"} if d.targets == "stored" else set()  # as before there were views
     config = {
-        "distill": {**d.model_dump(mode="json"), "steps": steps}, "model": settings.model.model_dump(mode="json"), "seed": settings.seed,
+        "distill": {**d.model_dump(mode="json", exclude=of_views), "steps": steps}, "model": settings.model.model_dump(mode="json"), "seed": settings.seed,
         "data": settings.data.model_dump(mode="json", include={"height", "width", "lanes", "window_images"}),
         "mirror": sorted(v for v, t in teachers.items() if t.mirror),
     }  # fmt: skip
@@ -89,11 +99,16 @@ def recipes_for(dataset: Dataset, teachers: dict[str, Teacher], settings: Distil
 
 
 def joint_start(workspace: Location, settings: DistillSettings) -> str:
-    """The sha256 of the joint model, where the student starts. Raises UserError if it isn't there or is another architecture."""
+    """The sha256 of the joint model, where the student or its teachers start. Raises UserError if it isn't there or is another architecture."""
     directory = workspace / "specialists" / FROM_JOINT
     manifest = require_manifest(directory, made_by="python -m jobs.train_specialists")
     from fashion_dml.models.store import load_model  # torch: only where there is a joint model to look at
 
+    asked, instead = (
+        ("distill.start = joint", "distill.start = initial")
+        if settings.distill.start == "joint"
+        else ("distill.teachers = blended", "distill.teachers = specialists")
+    )
     joint, model, data = load_model(directory), settings.model, settings.data
     theirs = joint.module.settings
     for name, has, wanted in (
@@ -102,8 +117,7 @@ def joint_start(workspace: Location, settings: DistillSettings) -> str:
     ):  # fmt: skip
         if has != wanted:
             raise UserError(
-                f"distill.start = joint, but the joint model has {name} = {has} and the student {wanted}; "
-                f"make them equal or use distill.start = initial."
+                f"{asked}, but the joint model has {name} = {has} and the student {wanted}; make them equal or use {instead}."
             )
     return str(manifest["sha256"])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -125,14 +126,19 @@ class AnchoredTask(MetricTask):
 
 
 class DistillTask(Task):
-    """Distillation: targets float32 [n, E] are the specialists' embeddings of the same images."""
+    """Distillation: targets float32 [n, E] are the specialists' embeddings of the same images.
+
+    views: what embeds the augmented images, float32 [n, 3, H, W] of labels int64 [n]; without it, targets come with the batch.
+    """
 
     loss: DistillationLoss
 
     def __init__(
-        self, embedder: Embedder, name: str, group: dist.ProcessGroup | None = None, *, teacher_dim: int = 0, lag: LagWeights | None = None
+        self, embedder: Embedder, name: str, group: dist.ProcessGroup | None = None, *, teacher_dim: int = 0, lag: LagWeights | None = None,
+        views: Callable[[Tensor, Tensor], Tensor] | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
+        self.views = views
         self.embedder = embedder
         self.loss = DistillationLoss(name, embedder.dim, teacher_dim or embedder.dim, lag)
         self.group = group
@@ -142,6 +148,8 @@ class DistillTask(Task):
         self, images: Tensor, labels: Tensor, lane: Tensor, row: Tensor, targets: Tensor | None = None, attributes: Tensor | None = None
     ) -> dict[str, Tensor]:  # fmt: skip
         """As Task.forward."""
+        if self.views is not None:
+            targets = self.views(images, labels)
         assert targets is not None
         # Gathered also for losses that are a mean over images: workers may have different numbers of them.
         embeddings, targets = gather(self.embedder(images), self.group), gather(targets, self.group)

@@ -28,6 +28,7 @@ import ray
 from ray.cluster_utils import Cluster
 
 from fashion_dml.config import validate
+from fashion_dml.data.ray_data import IDLE_READERS
 from fashion_dml.data.schema import Dataset
 from fashion_dml.storage import Location, UserError
 from fashion_dml.training.assignments import Assignment, TrainSettings, assignments
@@ -112,6 +113,7 @@ class TimedQueue(Queue):
 @contextlib.contextmanager
 def raylets(count: int) -> Iterator[str]:
     """A Ray cluster of so many raylets on this machine, joined; yields its dashboard's URL. It ends with the block, and nobody else's does."""
+    os.environ.update(IDLE_READERS)
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": True, "dashboard_port": 0})
     try:
         for _ in range(count - 1):

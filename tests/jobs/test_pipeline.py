@@ -108,7 +108,7 @@ def test_the_whole_loop(ray_local: str, tmp_path: Path, capsys: pytest.CaptureFi
     recipes = Baselines(recipes=("joint-triplet", "pml-triplet"), images=24)
     trained = train_baselines(BaselineSettings(baselines=recipes, **settings.model_dump(exclude={"baselines"})))
     assert all(m["images"] == 24 for m in trained.values())
-    distill = settings.distill.model_copy(update={"steps": 4, "start": "joint", "lag": 2.0})
+    distill = settings.distill.model_copy(update={"steps": 4, "start": "joint", "targets": "view", "lag": 2.0})
     finetune = Finetune(steps=2, blend=True, height=48, width=32, validate_every=2, checkpoint_every=2)
     pipeline(settings.model_copy(update={"distill": distill, "finetune": finetune}))
     second = files(tmp_path)

@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from fashion_dml.losses.distillation import DistillationLoss
-from fashion_dml.losses.lag import LagWeights
+from fashion_dml.losses.lag import LagWeights, numbered
 
 
 def unit(n: int, dim: int, seed: int) -> np.ndarray:
@@ -135,6 +135,11 @@ def test_weights_follow_how_far_a_vertical_is_behind() -> None:
     assert torch.equal(other(labels), weights(labels))
     weights.update({"bags": 0.95})
     assert weights(labels).tolist() == [1] * 5
+
+
+def test_a_product_of_two_verticals_counts_for_the_first() -> None:
+    labels, vertical = numbered({"bags": torch.tensor([5, 3]), "hats": torch.tensor([8]), "shoes": torch.tensor([4, 5])})
+    assert (labels.tolist(), vertical.tolist()) == ([3, 4, 5, 8], [0, 2, 0, 1])
 
 
 @pytest.mark.parametrize("name", ["l2", "cosine"])

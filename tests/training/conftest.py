@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
+
+from fashion_dml.data.schema import Dataset
 
 
 @pytest.fixture(autouse=True, scope="package")
@@ -14,3 +17,10 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def workspace(small: Dataset, tmp_path: Path) -> Path:
+    """A workspace with the small dataset and nothing else."""
+    (tmp_path / "dataset").symlink_to(str(small.location))
+    return tmp_path

@@ -11,7 +11,7 @@ from train_helpers import embedder, recipe, run_training
 from fashion_dml.config import Optim
 from fashion_dml.data.schema import Dataset
 from fashion_dml.models.store import load_model
-from fashion_dml.training.average import Average
+from fashion_dml.training.average import Average, halfway
 
 
 @pytest.mark.parametrize("decay", [0.5, 0.99])
@@ -48,3 +48,15 @@ def test_the_average_is_published_and_the_weights_go_on(small: Dataset, tmp_path
     assert not torch.equal(model, last)
     state = torch.load(tmp_path / "last" / "state.pt", weights_only=True)
     assert torch.equal(state["progress"]["average"]["head.weight"], model)
+
+
+def test_halfway_is_the_mean_and_counts_are_those_of_the_end(small: Dataset) -> None:
+    start, end = embedder(small, seed=0), embedder(small, seed=1)
+    for module in (start, end):
+        module.register_buffer("count", torch.tensor(3 if module is start else 8))
+    first, last = ({n: v.clone() for n, v in m.state_dict().items()} for m in (start, end))
+    found = halfway(start, end)
+    assert found is end
+    for name, value in found.state_dict().items():
+        torch.testing.assert_close(value, (first[name] + last[name]) / 2 if value.is_floating_point() else last[name])
+    assert all(torch.equal(value, first[name]) for name, value in start.state_dict().items())

@@ -20,12 +20,6 @@ from fashion_dml.training.student import DistillSettings
 from fashion_dml.training.teachers import Teacher, check_fresh, read_teachers, write_teachers
 
 
-@pytest.fixture
-def workspace(small: Dataset, tmp_path: Path) -> Path:
-    (tmp_path / "dataset").symlink_to(str(small.location))
-    return tmp_path
-
-
 def specialist(workspace: Path, vertical: str, seed: int = 0) -> Teacher:
     torch.manual_seed(seed)
     directory = workspace / "specialists" / vertical / "model"

@@ -1,0 +1,76 @@
+"""Teachers that embed, in each step, the very view of an image that the student sees."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from fashion_dml.data.schema import Dataset
+from fashion_dml.losses.lag import numbered
+from fashion_dml.models.embedder import Embedder
+from fashion_dml.models.store import load_model
+from fashion_dml.storage import Location, UserError
+from fashion_dml.training.assignments import training_products
+from fashion_dml.training.average import halfway
+from fashion_dml.training.student import DistillSettings
+from fashion_dml.training.teachers import Teacher
+
+
+class ViewTeachers:
+    """Embeds each image by the specialist of its vertical (Beyer 2022, arXiv 2106.05237: teacher and student see the same crop).
+
+    No part of a module: nothing of it is trained, kept in a checkpoint or sent to other workers.
+    """
+
+    def __init__(
+        self, classes: Mapping[str, Tensor], specialists: Mapping[str, Embedder], device: torch.device = torch.device("cpu")
+    ) -> None:
+        """classes: vertical -> labels int64 of its products (one of two verticals counts for the first); specialists: by vertical."""
+        labels, vertical = numbered(classes)
+        self.models = list(dict.fromkeys(specialists[v] for v in classes))  # verticals of a group share theirs
+        numbers = torch.tensor([self.models.index(specialists[v]) for v in classes], dtype=torch.int64)
+        self.labels, self.model = labels.to(device), numbers[vertical].to(device)
+        for model in self.models:
+            model.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Unit embeddings float32 [n, E] of images float [n, 3, H, W] in [0, 1] by their labels int64 [n]."""
+        which = self.model[torch.searchsorted(self.labels, labels)]
+        found = torch.empty(len(images), self.models[0].dim, device=images.device)
+        for number in which.unique().tolist():
+            rows = (which == number).nonzero().squeeze(1)
+            found[rows] = self.models[number](images[rows])
+        return found
+
+
+def classes_of(dataset: Dataset) -> dict[str, Tensor]:
+    """Vertical -> labels int64 of its training products."""
+    return {
+        v: torch.from_numpy(training_products(dataset, (v,))["label"].to_numpy().copy()) for v in dataset.verticals("train")
+    }
+
+
+def view_teachers(
+    dataset: Dataset, teachers: Mapping[str, Teacher], joint: Location, settings: DistillSettings, device: torch.device
+) -> ViewTeachers:
+    """The specialists, or with `distill.teachers` blended the middle between each and the model at `joint`."""
+    loaded = {t.model: load_model(Location.of(t.model)).module for t in teachers.values()}
+    if settings.distill.teachers == "blended":
+        start = load_model(joint).module
+        loaded = {path: halfway(start, specialist) for path, specialist in loaded.items()}
+    return ViewTeachers(classes_of(dataset), {v: loaded[t.model] for v, t in teachers.items()}, device)
+
+
+def check_sizes(teachers: Mapping[str, Teacher], settings: DistillSettings) -> None:
+    """Raise UserError where a specialist is for photos of another size than the student's."""
+    for teacher in teachers.values():
+        loaded, data = load_model(Location.of(teacher.model)), settings.data
+        if (loaded.height, loaded.width) != (data.height, data.width):
+            raise UserError(
+                f"distill.targets = view shows teacher and student the same photo, but the specialist {teacher.specialist!r} takes "
+                f"{loaded.height} x {loaded.width} pixels and the student {data.height} x {data.width}: make data.height and data.width "
+                f"those of the specialists, or use distill.targets = stored."
+            )
