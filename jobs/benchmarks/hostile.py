@@ -12,6 +12,8 @@ import os
 import re
 import statistics
 import sys
+import time
+import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 
 from jobs.benchmarks.hostile_cases import Hostile
@@ -46,12 +48,32 @@ def wrong(case: Hostile, reply: Reply, sent: bytes = b"") -> str:
 
 def answer(url: str, case: Hostile) -> tuple[Reply, str]:
     parts = list(case.parts())  # made before the clock starts
-    reply = exchange(url, parts, case.method)
+    began = time.perf_counter()
+    try:
+        reply = exchange(url, parts, case.method)
+    except TimeoutError as error:
+        seconds = time.perf_counter() - began
+        return Reply(0, {}, b"", seconds), f"no answer after {seconds:.0f} s: {error}"
     return reply, wrong(case, reply, parts[0])
 
 
+def dimensions(url: str) -> int:
+    """Of the vectors that the service takes. Raises ValueError where no service of ours answers."""
+    try:
+        with urllib.request.urlopen(f"{url}/v1/index", timeout=30) as reply:
+            return int(json.load(reply)["dim"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{url} is no running search service ({type(error).__name__}: {error}); start one with python -m jobs.serve."
+        ) from error
+
+
 def main(url: str) -> int:
-    every = cases(os.environ.get("FASHION_DML_TOKEN"))
+    try:
+        every = cases(os.environ.get("FASHION_DML_TOKEN"), dimensions(url))
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     waiting, prompt = [c for c in every if c.waits], [c for c in every if not c.waits]
     with ThreadPoolExecutor(len(waiting)) as pool:
         slow = [pool.submit(answer, url, case) for case in waiting]

@@ -13,8 +13,12 @@ from jobs.benchmarks.hostile_images import IMAGES, HostileImage, encoded, zeros
 from jobs.benchmarks.hostile_images import png as png_of
 
 LIMIT = 12 << 20  # bytes of a body
-UNIT = [1.0] + [0.0] * 31
 OK = (200, "")
+
+
+def unit(dim: int) -> list[float]:
+    """A vector that a service of so many dimensions takes."""
+    return [1.0] + [0.0] * (dim - 1)
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,9 @@ def _uploaded(image: HostileImage) -> Iterator[bytes]:
     yield request(form(image.make()) + b"--b--\r\n", MULTIPART)
 
 
-def json_cases() -> Iterator[Hostile]:
+def json_cases(dim: int) -> Iterator[Hostile]:
+    good = unit(dim)
+
     def case(name: str, body: object, *codes: str, status: int = 422) -> Hostile:
         def parts() -> Iterator[bytes]:
             made = body() if callable(body) else body
@@ -80,18 +86,18 @@ def json_cases() -> Iterator[Hostile]:
         return Hostile(f"json: {name}", parts, tuple((status, code) for code in codes))
 
     def vector(text: str) -> bytes:
-        return f'{{"vector": [{", ".join([text] * 32)}]}}'.encode()
+        return f'{{"vector": [{", ".join([text] * dim)}]}}'.encode()
 
     bad_k: dict[str, Any] = {
         "1e9": 10**9, "0": 0, "-1": -1, "1.5": 1.5, "ten": "ten", "true": True, "list": [1], "1e400": float("inf"), "null": None,
     }  # fmt: skip
-    yield from (case(f"k {name}", {"vector": UNIT, "k": k}, "k_out_of_range") for name, k in bad_k.items())
+    yield from (case(f"k {name}", {"vector": good, "k": k}, "k_out_of_range") for name, k in bad_k.items())
     for name, text in {"NaN": "NaN", "Infinity": "Infinity", "-1e400": "-1e400", "zero": "0", "text": '"1"', "null": "null",
                        "lists": "[1]", "objects": "{}", "true": "true"}.items():  # fmt: skip
         yield case(f"vector of {name}", vector(text), "bad_vector")
     yield case("vector of 1e308", vector("1e308"), "", status=200)
     yield case("vector of 5e-324", vector("5e-324"), "", status=200)
-    yield case("vector of 31", {"vector": UNIT[1:]}, "bad_vector")
+    yield case("vector of one less", {"vector": good[1:]}, "bad_vector")
     yield case("vector of none", {"vector": []}, "bad_vector")
     yield case("vector of 4,000", {"vector": [1.0] * 4000}, "bad_vector")
     yield case("vector of 2,000,000", lambda: b'{"vector": [' + b"1," * 2_000_000 + b"1]}", "too_many_values")
@@ -101,22 +107,22 @@ def json_cases() -> Iterator[Hostile]:
     yield case("500,000 unknown fields", lambda: json.dumps({f"a{i}": 1 for i in range(500_000)}).encode(), "too_many_values")
     yield case("900 unknown fields", {f"a{i}": 1 for i in range(900)}, "bad_body")
     yield case("field of 10 MB", lambda: {"a" * 10_000_000: 1}, "unknown_field")
-    yield case("attribute of 10 MB", lambda: {"vector": UNIT, "attributes": {"a" * 10_000_000: 1}}, "bad_field")
+    yield case("attribute of 10 MB", lambda: {"vector": good, "attributes": {"a" * 10_000_000: 1}}, "bad_field")
     yield case(
-        "unknown attribute of 10 MB", lambda: {"vector": UNIT, "attributes": {"a" * 10_000_000: ["b"]}}, "unknown_attribute"
+        "unknown attribute of 10 MB", lambda: {"vector": good, "attributes": {"a" * 10_000_000: ["b"]}}, "unknown_attribute"
     )
-    yield case("value of 10 MB", lambda: {"vector": UNIT, "attributes": {"color": ["b" * 10_000_000]}}, "unknown_attribute")
-    yield case("vertical of 10 MB", lambda: {"vector": UNIT, "verticals": ["a" * 10_000_000]}, "unknown_vertical")
-    yield case("vertical with NUL", {"vector": UNIT, "verticals": ["a\0b"]}, "unknown_vertical")
-    yield case("10,000 verticals", {"vector": UNIT, "verticals": ["a"] * 10_000}, "bad_field")
-    yield case("900 attributes", {"vector": UNIT, "attributes": {f"a{i}": ["b"] for i in range(900)}}, "bad_field")
-    yield case("10,000 values", {"vector": UNIT, "attributes": {"color": ["b"] * 10_000}}, "bad_field")
+    yield case("value of 10 MB", lambda: {"vector": good, "attributes": {"color": ["b" * 10_000_000]}}, "unknown_attribute")
+    yield case("vertical of 10 MB", lambda: {"vector": good, "verticals": ["a" * 10_000_000]}, "unknown_vertical")
+    yield case("vertical with NUL", {"vector": good, "verticals": ["a\0b"]}, "unknown_vertical")
+    yield case("10,000 verticals", {"vector": good, "verticals": ["a"] * 10_000}, "bad_field")
+    yield case("900 attributes", {"vector": good, "attributes": {f"a{i}": ["b"] for i in range(900)}}, "bad_field")
+    yield case("10,000 values", {"vector": good, "attributes": {"color": ["b"] * 10_000}}, "bad_field")
     yield case("number of 100,000 digits", b'{"k": ' + b"9" * 100_000 + b"}", "bad_json")
     yield case("number of 10,000,000 digits", lambda: b'{"k": ' + b"9" * 10_000_000 + b"}", "bad_json")
     yield case("k twice", b'{"item_id": "nobody", "k": 1, "k": 1000}', "k_out_of_range")
     yield case("byte order mark", b"\xef\xbb\xbf{}", "bad_json")
     yield case("invalid UTF-8", b'{"item_id": "\xc3\x28"}', "bad_json")
-    yield case("UTF-16", json.dumps({"vector": UNIT}).encode("utf-16"), "bad_json")
+    yield case("UTF-16", json.dumps({"vector": good}).encode("utf-16"), "bad_json")
     yield case("lone surrogate", b'{"item_id": "\\ud800"}', "bad_json", "bad_item_id")
     yield case("empty body", b"", "bad_json")
     yield case("null", b"null", "bad_body")
@@ -130,7 +136,7 @@ def json_cases() -> Iterator[Hostile]:
         yield case(f"id: {name}", lambda i=item: {"item_id": i}, "bad_item_id")
     yield case("crop of NaN", b'{"image_base64": "aaaa", "crop": [NaN, 0, 1, 1]}', "bad_crop")
     yield case("coverage 1e400", b'{"item_id": "a", "min_coverage": 1e400}', "bad_field")
-    yield case("commit 2**63", {"vector": UNIT, "catalog_at_least": 2**63}, "catalog_behind", status=409)
+    yield case("commit 2**63", {"vector": good, "catalog_at_least": 2**63}, "catalog_behind", status=409)
     picture = base64.b64encode(encoded("JPEG") + bytes(range(256)) * 8).decode()
     yield case("base64 with line breaks", {"image_base64": "\n".join([picture[:76], picture[76:]])}, "bad_base64")
     yield case("base64 of the URL alphabet", {"image_base64": picture.replace("+", "-").replace("/", "_")}, "bad_base64")

@@ -7,11 +7,11 @@ import json
 from collections.abc import Iterator
 from functools import partial
 
-from jobs.benchmarks.hostile_cases import BY_SERVER, UNIT, Hostile, one, request
+from jobs.benchmarks.hostile_cases import BY_SERVER, Hostile, one, request, unit
 from jobs.benchmarks.hostile_images import IMAGES
 
 
-def token_cases() -> Iterator[Hostile]:
+def token_cases(dim: int) -> Iterator[Hostile]:
     refused = ((401, "token_needed"), (403, "changes_off"))
     deletes = b'{"deletes": ["new-x"]}'
     for name, value in {
@@ -25,15 +25,15 @@ def token_cases() -> Iterator[Hostile]:
             *refused,
             *(BY_SERVER if "60" in name else ()),
         )
-    item = json.dumps({"product_id": "n", "vertical": "hats", "vector": UNIT}).encode()
+    item = json.dumps({"product_id": "n", "vertical": "hats", "vector": unit(dim)}).encode()
     yield one(
         "token in the query", request(item, method="PUT", path="/v1/items/new-x?token=a&access_token=a"), *refused, method="PUT"
     )
     yield one("token missing, body of 13 MB", request(b"", path="/v1/items:batch", length=13 << 20), *refused)
 
 
-def change_cases(token: str) -> Iterator[Hostile]:
-    good = {"product_id": "n", "vertical": "hats", "vector": UNIT}
+def change_cases(token: str, dim: int) -> Iterator[Hostile]:
+    good = {"product_id": "n", "vertical": "hats", "vector": unit(dim)}
 
     def sent(method: str, path: str, body: object) -> Iterator[bytes]:
         made = json.dumps(body() if callable(body) else body).encode()
@@ -56,7 +56,7 @@ def change_cases(token: str) -> Iterator[Hostile]:
     yield put("attribute of 10 MB", good | {"attributes": {"a" * 10_000_000: "b"}}, "bad_change")
     yield put("5,000 attributes", good | {"attributes": {f"a{i}": "b" for i in range(5000)}}, "bad_change")
     yield put("vector of text", good | {"vector": ["a"] * 4000}, "bad_vector")
-    yield put("vector of 1e400", good | {"vector": [float("inf")] * 32}, "bad_vector")
+    yield put("vector of 1e400", good | {"vector": [float("inf")] * dim}, "bad_vector")
     yield put("id with a path", good, "bad_item_id", "not_found", item="..%5Cx")
     yield batch("1,001 deletes", {"deletes": [f"new-{i}" for i in range(1001)]}, "bad_field")
     yield batch("500,000 deletes", lambda: {"deletes": ["a"] * 500_000}, "bad_field")

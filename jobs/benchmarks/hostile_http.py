@@ -10,7 +10,6 @@ from jobs.benchmarks.hostile_cases import (
     LIMIT,
     MULTIPART,
     OK,
-    UNIT,
     Hostile,
     chunked,
     form,
@@ -18,18 +17,19 @@ from jobs.benchmarks.hostile_cases import (
     json_cases,
     one,
     request,
+    unit,
 )
 from jobs.benchmarks.hostile_changes import change_cases, token_cases
 from jobs.benchmarks.hostile_images import encoded
 
-SEARCH = json.dumps({"vector": UNIT}).encode()
 TOO_LARGE = ((413, "body_too_large"),)
 
 
-def cases(token: str | None) -> list[Hostile]:
-    """All of them. `token`: of the service's changes; None: it takes none, and cases that need one are left out."""
-    return [*image_cases(), *json_cases(), *body_cases(), *form_cases(), *path_cases(), *http_cases(), *token_cases(),
-            *(change_cases(token) if token else ())]  # fmt: skip
+def cases(token: str | None, dim: int) -> list[Hostile]:
+    """All of them, for a service of `dim` dimensions. `token`: of its changes; None: it takes none, and cases that need one are left out."""
+    search = json.dumps({"vector": unit(dim)}).encode()
+    return [*image_cases(), *json_cases(dim), *body_cases(search), *form_cases(), *path_cases(), *http_cases(search), *token_cases(dim),
+            *(change_cases(token, dim) if token else ())]  # fmt: skip
 
 
 def tiny_chunks(count: int) -> Iterator[bytes]:
@@ -37,20 +37,20 @@ def tiny_chunks(count: int) -> Iterator[bytes]:
     yield b"1\r\n \r\n" * count + b"0\r\n\r\n"
 
 
-def body_cases() -> Iterator[Hostile]:
+def body_cases(search: bytes) -> Iterator[Hostile]:
     block = b" " * (1 << 16)
     yield one("body: 13 MB declared", request(b"", length=13 << 20), *TOO_LARGE)
     yield one("body: 10**30 declared", request(b"", length=10**30), *TOO_LARGE, *BY_SERVER)
     yield one("body: -1 declared", request(b"").replace(b"Length: 0", b"Length: -1"), *BY_SERVER)
     yield one(
         "body: two lengths",
-        request(SEARCH, headers="Content-Length: 1\r\n"),
+        request(search, headers="Content-Length: 1\r\n"),
         *BY_SERVER,
         (400, "client_left"),
         (422, "bad_json"),
     )
     yield one(
-        "body: length and chunks", request(SEARCH, headers="Transfer-Encoding: chunked\r\n"), *BY_SERVER, (422, "bad_json")
+        "body: length and chunks", request(search, headers="Transfer-Encoding: chunked\r\n"), *BY_SERVER, (422, "bad_json")
     )
     yield Hostile("body: 64 MB in chunks", lambda: chunked(block for _ in range(1024)), TOO_LARGE)
     yield Hostile("body: 64 MB in chunks, a form", lambda: chunked((block for _ in range(1024)), MULTIPART), TOO_LARGE)
@@ -62,10 +62,10 @@ def body_cases() -> Iterator[Hostile]:
         (400, "client_left"),
         (0, ""),
     )
-    yield one("body: shorter than declared", request(SEARCH, length=len(SEARCH) + 50), (408, "body_too_slow"), waits=True)
-    yield one("body: longer than declared", request(SEARCH + b"GET / HTTP/1.1\r\n\r\n", length=len(SEARCH)), OK)
+    yield one("body: shorter than declared", request(search, length=len(search) + 50), (408, "body_too_slow"), waits=True)
+    yield one("body: longer than declared", request(search + b"GET / HTTP/1.1\r\n\r\n", length=len(search)), OK)
     yield Hostile(
-        "body: chunks that never end", lambda: chunked(iter([SEARCH]), ended=False), ((408, "body_too_slow"),), waits=True
+        "body: chunks that never end", lambda: chunked(iter([search]), ended=False), ((408, "body_too_slow"),), waits=True
     )
     yield one(
         "body: none after Expect",
@@ -73,14 +73,14 @@ def body_cases() -> Iterator[Hostile]:
         (408, "body_too_slow"),
         waits=True,
     )
-    yield one("body: after Expect", request(SEARCH, headers="Expect: 100-continue\r\n"), OK)
+    yield one("body: after Expect", request(search, headers="Expect: 100-continue\r\n"), OK)
     yield one("body: too large after Expect", request(b"", length=LIMIT + 1, headers="Expect: 100-continue\r\n"), *TOO_LARGE)
-    yield one("body: says gzip", request(SEARCH, headers="Content-Encoding: gzip\r\n"), OK)
+    yield one("body: says gzip", request(search, headers="Content-Encoding: gzip\r\n"), OK)
     for kind in ("", "text/plain", "application/xml", "application/x-www-form-urlencoded", "application/json-patch+json", "a" * 5000,
                  "application/octet-stream", "image/jpeg", "application/x-pickle"):  # fmt: skip
-        yield one(f"content type {kind[:40]!r}", request(SEARCH, kind), (415, "bad_content_type"))
-    yield one("content type with a charset", request(SEARCH, "application/json; charset=utf-7"), OK)
-    yield one("content type twice", request(SEARCH, headers="Content-Type: text/plain\r\n"), OK, (415, "bad_content_type"))
+        yield one(f"content type {kind[:40]!r}", request(search, kind), (415, "bad_content_type"))
+    yield one("content type with a charset", request(search, "application/json; charset=utf-7"), OK)
+    yield one("content type twice", request(search, headers="Content-Type: text/plain\r\n"), OK, (415, "bad_content_type"))
 
 
 def form_cases() -> Iterator[Hostile]:
@@ -198,32 +198,32 @@ def path_cases() -> Iterator[Hostile]:
     yield one("query: invalid UTF-8", request(photo, MULTIPART, path="/v1/search?vertical=%ff%fe"), (422, "unknown_vertical"))
 
 
-def http_cases() -> Iterator[Hostile]:
-    yield one("http: 1.0", request(SEARCH, version="1.0"), OK)
-    yield one("http: 1.0 without Host", request(SEARCH, version="1.0", host=""), OK)
-    yield one("http: 1.1 without Host", request(SEARCH, host=""), OK, *BY_SERVER)
-    yield one("http: 9.9", request(SEARCH, version="9.9"), OK, *BY_SERVER, (0, ""))
-    yield one("http: foreign Host", request(SEARCH, host="Host: evil.example\r\n"), OK)
-    yield one("http: 2,000 headers", request(SEARCH, headers="".join(f"X-{i}: a\r\n" for i in range(2000))), OK, *BY_SERVER)
-    yield one("http: header of 1 MB", request(SEARCH, headers=f"X: {'a' * 1_000_000}\r\n"), OK, *BY_SERVER)
-    yield one("http: folded header", request(SEARCH, headers="X: a\r\n b\r\n"), OK, *BY_SERVER)
-    yield one("http: header without a colon", request(SEARCH, headers="evil\r\n"), *BY_SERVER)
-    yield one("http: header with NUL", request(SEARCH, headers="X: a\0b\r\n"), OK, *BY_SERVER)
+def http_cases(search: bytes) -> Iterator[Hostile]:
+    yield one("http: 1.0", request(search, version="1.0"), OK)
+    yield one("http: 1.0 without Host", request(search, version="1.0", host=""), OK)
+    yield one("http: 1.1 without Host", request(search, host=""), OK, *BY_SERVER)
+    yield one("http: 9.9", request(search, version="9.9"), OK, *BY_SERVER, (0, ""))
+    yield one("http: foreign Host", request(search, host="Host: evil.example\r\n"), OK)
+    yield one("http: 2,000 headers", request(search, headers="".join(f"X-{i}: a\r\n" for i in range(2000))), OK, *BY_SERVER)
+    yield one("http: header of 1 MB", request(search, headers=f"X: {'a' * 1_000_000}\r\n"), OK, *BY_SERVER)
+    yield one("http: folded header", request(search, headers="X: a\r\n b\r\n"), OK, *BY_SERVER)
+    yield one("http: header without a colon", request(search, headers="evil\r\n"), *BY_SERVER)
+    yield one("http: header with NUL", request(search, headers="X: a\0b\r\n"), OK, *BY_SERVER)
     yield one(
         "http: forwarded headers",
-        request(SEARCH, headers="X-Forwarded-For: 127.0.0.1\r\nX-Original-URL: /v1/items:batch\r\n"),
+        request(search, headers="X-Forwarded-For: 127.0.0.1\r\nX-Original-URL: /v1/items:batch\r\n"),
         OK,
     )
     yield one(
-        "http: Serve's own headers", request(SEARCH, headers="serve_multiplexed_model_id: ../x\r\nX-Request-ID: ../x\r\n"), OK
+        "http: Serve's own headers", request(search, headers="serve_multiplexed_model_id: ../x\r\nX-Request-ID: ../x\r\n"), OK
     )
     yield one("http: no HTTP at all", b"\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03" + bytes(300), *BY_SERVER, (0, ""))
     yield one("http: HTTP/2 preface", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", *BY_SERVER, (0, ""))
-    yield one("http: line ends alone", b"\r\n" * 50_000 + request(SEARCH), OK, *BY_SERVER)
+    yield one("http: line ends alone", b"\r\n" * 50_000 + request(search), OK, *BY_SERVER)
     yield one(
         "http: upgrade",
         request(kind="", method="GET", headers="Upgrade: h2c\r\nConnection: Upgrade\r\n"),
         (405, "method_not_allowed"),
         *BY_SERVER,
     )
-    yield one("http: a second request", request(SEARCH).replace(b"Connection: close\r\n", b"") + request(SEARCH), OK)
+    yield one("http: a second request", request(search).replace(b"Connection: close\r\n", b"") + request(search), OK)

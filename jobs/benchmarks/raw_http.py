@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 BLOCK = 1 << 16
+HTTP_1 = b"HTTP/1."
 
 
 @dataclass(frozen=True)
 class Reply:
-    """`status` 0: the connection was closed without one. `seconds`: from the first byte sent to the last one received."""
+    """`status` 0: the connection was closed without one, or the answer isn't of HTTP/1. `seconds`: from the first byte sent to the last one received."""
 
     status: int
     headers: dict[str, str]
@@ -45,7 +46,7 @@ def exchange(url: str, parts: Iterable[bytes], method: str = "POST", timeout: fl
             except ConnectionError:
                 block = b""
             received += block
-            if not block:
+            if not block or not received.startswith(HTTP_1[: len(received)]):  # frames of HTTP/2 end with no line
                 break
         return reply or _parsed(bytes(received), method, time.perf_counter() - began, closed=True) or Reply(0, {}, b"", 0.0)
 

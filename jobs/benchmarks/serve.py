@@ -1,7 +1,7 @@
-"""The service over HTTP against the same work in one process: latency, searches by photo, batches of vectors.
+"""The service over HTTP against the same work without one, and against a plain FastAPI process: latency, photos, batches of vectors.
 
 A process of its own starts Ray with four logical CPUs and the service with its default settings on this machine, so generator,
-service and limits share the same cores. Service and limits are measured in turns; ratios are medians of the turns'.
+service, limits and peer share the same cores. All are measured in turns; ratios are medians of the turns'.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from jobs.benchmarks import Row
 from jobs.benchmarks.index_versions import embeddings
 from jobs.benchmarks.load import Ask, Seen, load
 from jobs.benchmarks.serve_limits import AT, BATCH, Limits, limits
+from jobs.benchmarks.serve_plain import plain
 from jobs.benchmarks.serve_workspace import Made, make
 from jobs.common import console
 
@@ -70,9 +71,13 @@ def main() -> None:
         try:
             start({"workspace": made.workspace, **settings.model_dump(mode="json")})
             start_bare()
+            ready(port, "/readyz", "/bare/")
             check(port, made)
-            with limits(made.workspace, os.cpu_count() or 1) as processes:
-                rows, details = measure(port, made, processes)
+            peer = free_port()
+            with limits(made.workspace, os.cpu_count() or 1) as processes, plain(made.workspace, peer):
+                ready(peer, "/readyz")
+                finds(peer, made, photo_ask)
+                rows, details = measure(port, peer, made, processes)
         finally:
             ray_serve.shutdown()
             ray.shutdown()
@@ -81,8 +86,8 @@ def main() -> None:
     )
 
 
-def measure(port: int, made: Made, processes: Limits) -> tuple[list[Row], dict[str, Any]]:
-    """Everything in turns."""
+def measure(port: int, peer: int, made: Made, processes: Limits) -> tuple[list[Row], dict[str, Any]]:
+    """Everything in turns. peer: port of the plain process."""
     photos, batches, bare = [photo_ask(data) for data in made.photos.values()], [batch_ask()], [Ask("GET", "/bare/")]
     can_batch = answers(port, batches[0])
     found: dict[str, list[Any]] = {}
@@ -90,8 +95,8 @@ def measure(port: int, made: Made, processes: Limits) -> tuple[list[Row], dict[s
     def note(name: str, value: Any) -> None:
         found.setdefault(name, []).append(value)
 
-    def service(name: str, asks: list[Ask], connections: int, seconds: float) -> None:
-        seen = load(port, asks, connections=connections, seconds=seconds)
+    def service(name: str, asks: list[Ask], connections: int, seconds: float, at: int = port) -> None:
+        seen = load(at, asks, connections=connections, seconds=seconds)
         if seen.refused:
             raise RuntimeError(
                 f"{seen.refused} of {len(seen.milliseconds)} requests were refused, the first: {seen.first_refusal}"
@@ -102,15 +107,18 @@ def measure(port: int, made: Made, processes: Limits) -> tuple[list[Row], dict[s
         lambda: note("alone", processes.run("photos", ALONE_S, processes=1)[0]),
         lambda: service("bare", bare, 1, ALONE_S),
         lambda: service("one", photos, 1, ALONE_S),
+        lambda: service("plain_one", photos, 1, ALONE_S, peer),
         lambda: note("photos", processes.per_second("photos", MANY_S)),
         lambda: service("many", photos, CONNECTIONS, MANY_S),
+        lambda: service("plain_many", photos, CONNECTIONS, MANY_S, peer),
     ]
     if can_batch:
         steps += [
             lambda: note("vectors", BATCH * processes.per_second("vectors", MANY_S)),
             lambda: service("batch", batches, BATCH_CONNECTIONS, MANY_S),
         ]
-    service("warm", photos, CONNECTIONS, ALONE_S)
+    for at in (port, peer):
+        service("warm", photos, CONNECTIONS, ALONE_S, at)
     for turn in range(TURNS):
         for step in steps[:: -1 if turn % 2 else 1]:  # the machine's own drift falls on all
             step()
@@ -132,13 +140,15 @@ def rows_of(found: dict[str, list[Any]]) -> list[Row]:
     """Medians over turns."""
     p50 = {
         name: [statistics.median(v if name == "alone" else v.milliseconds) for v in found[name]]
-        for name in ("alone", "bare", "one")
+        for name in ("alone", "bare", "one", "plain_one")
     }
     floors = [alone + 2 * bare for alone, bare in zip(p50["alone"], p50["bare"], strict=True)]
-    rates = [seen.per_second for seen in found["many"]]
+    rates, plain_rates = ([seen.per_second for seen in found[name]] for name in ("many", "plain_many"))
     rows = [
         Row("p50_over_floor", _median_ratio(p50["one"], floors), "ratio", 1, "lower"),
         Row("throughput_over_inprocess", _median_ratio(rates, found["photos"]), "ratio", 0.7, "higher"),
+        Row("p50_over_plain", _median_ratio(p50["one"], p50["plain_one"]), "ratio", 1, "lower"),
+        Row("throughput_over_plain", _median_ratio(rates, plain_rates), "ratio", 1, "higher"),
     ]
     if "batch" in found:
         vectors = [BATCH * seen.per_second for seen in found["batch"]]
@@ -154,7 +164,9 @@ def rows_of(found: dict[str, list[Any]]) -> list[Row]:
         Row("p99_ms", statistics.quantiles(every, n=100)[98], "ms", None, "lower"),
         Row("bare_hop_p50_ms", statistics.median(p50["bare"]), "ms", None, "lower"),
         Row("inprocess_p50_ms", statistics.median(p50["alone"]), "ms", None, "lower"),
+        Row("plain_p50_ms", statistics.median(p50["plain_one"]), "ms", None, "lower"),
         Row("requests_per_s", statistics.median(rates), "requests/s", None, "higher"),
+        Row("plain_requests_per_s", statistics.median(plain_rates), "requests/s", None, "higher"),
         Row("saturated_p99_ms", statistics.quantiles(busy, n=100)[98], "ms", None, "lower"),
         Row("inprocess_photos_per_s", statistics.median(found["photos"]), "photos/s", None, "higher"),
         Row("generator_cpu_share", statistics.median(s.cpu_seconds / s.seconds / (os.cpu_count() or 1) for s in found["many"]), "of all cores", None, "lower"),
@@ -189,20 +201,39 @@ def answers(port: int, ask: Ask) -> dict[str, Any] | None:
         return None
 
 
-def check(port: int, made: Made) -> None:
-    """Wait until all is ready; each photo must find its own item first, in both bodies that carry photos. Raises RuntimeError."""
+def ready(port: int, *paths: str) -> None:
+    """Wait until each of the paths answers. Raises RuntimeError."""
     end = time.monotonic() + READY_S
-    while not (answers(port, Ask("GET", "/readyz")) and answers(port, Ask("GET", "/bare/"))):
+    while True:
+        try:
+            if all(answers(port, Ask("GET", path)) for path in paths):
+                return
+        except urllib.error.URLError:  # nobody listens yet
+            pass
         if time.monotonic() > end:
-            raise RuntimeError(f"the service wasn't ready after {READY_S:g} s")
+            raise RuntimeError(f"the service on port {port} wasn't ready after {READY_S:g} s")
         time.sleep(0.2)
+
+
+def check(port: int, made: Made) -> None:
+    """Each photo must find its own item first, in both bodies that carry photos. Raises RuntimeError."""
+    finds(port, made, photo_ask)
+    finds(port, made, as_json)
+
+
+def finds(port: int, made: Made, ask: Callable[[bytes], Ask]) -> None:
+    """Each photo must find its own item first, asked for so. Raises RuntimeError."""
     for item_id, data in made.photos.items():
-        as_json = json.dumps({"image_base64": base64.b64encode(data).decode(), "k": 1}).encode()
-        for ask in (photo_ask(data), Ask("POST", "/v1/search", "application/json", as_json)):
-            reply = answers(port, ask)
-            best = reply["results"][0] if reply else None
-            if best is None or best["item_id"] != item_id or best["score"] < 0.9999:
-                raise RuntimeError(f"the photo of {item_id} found {best}")
+        reply = answers(port, ask(data))
+        best = reply["results"][0] if reply else None
+        if best is None or best["item_id"] != item_id or best["score"] < 0.9999:
+            raise RuntimeError(f"the photo of {item_id} found {best}")
+
+
+def as_json(data: bytes) -> Ask:
+    """The same search by a photo within JSON."""
+    body = json.dumps({"image_base64": base64.b64encode(data).decode(), "k": 1}).encode()
+    return Ask("POST", "/v1/search", "application/json", body)
 
 
 def free_port() -> int:

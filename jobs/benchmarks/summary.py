@@ -41,6 +41,8 @@ WHAT = {
     "scale/images_per_s_over_one_worker": "images a second over one worker's, on the same two cores, by workers",
     "serve/p50_over_floor": "a photo's median over HTTP, over the same work in a process and two hops that do nothing",
     "serve/throughput_over_inprocess": "photos a second over 32 connections, over the same work in a process a core",
+    "serve/p50_over_plain": "a photo's median over that of a plain process (FastAPI, torch, FAISS) with the same model and vectors",
+    "serve/throughput_over_plain": "photos a second over 32 connections, over those of that process",
     "serve/batch_throughput_over_index": "vectors a second in batches of 32, over the index in a process a core",
     "specialists/makespan_over_ideal": "eight specialists on two workers: makespan over the sum of their steps / workers",
     "specialists/seconds_per_added_specialist": "one more specialist, beside its steps",

@@ -82,12 +82,16 @@ def test_rows_are_medians_of_the_turns_ratios() -> None:
         "alone": [[10.0] * 3, [20.0] * 3, [10.0]],
         "bare": [seen(1, 3), seen(2, 3), seen(5, 3)],
         "one": [seen(12, 30), seen(48, 30), seen(30, 30)],
+        "plain_one": [seen(6, 30), seen(96, 30), seen(20, 30)],
+        "plain_many": [seen(9, 20), seen(9, 20), seen(9, 25)],
         "photos": [100.0, 50.0, 200.0],
         "many": [seen(9, 80), seen(9, 50), seen(9, 100)],
     }
     rows = {row.name: row for row in rows_of(found)}
     assert rows["p50_over_floor"].value == pytest.approx(1.5)  # of 1, 2 and 1.5
     assert rows["throughput_over_inprocess"].value == pytest.approx(0.8)  # of 0.8, 1 and 0.5
+    assert rows["p50_over_plain"].value == pytest.approx(1.5)  # of 2, 0.5 and 1.5
+    assert rows["throughput_over_plain"].value == pytest.approx(4)  # of 4, 2.5 and 4
     assert (rows["p50_over_floor"].goal, rows["throughput_over_inprocess"].goal) == (1, 0.7)
     assert (rows["p50_ms"].value, rows["bare_hop_p50_ms"].value, rows["requests_per_s"].value) == (30, 2, 80)
     assert "batch_throughput_over_index" not in rows

@@ -24,7 +24,7 @@ from serve.limits import DECODES_AT_ONCE
 pytestmark = [pytest.mark.serve, pytest.mark.security]
 
 TOKEN = "a token for the tests only"
-ALL = cases(TOKEN)
+ALL = cases(TOKEN, dim=32)
 SERVING = ("ShardActor", "ProxyActor", "ServeController", "ServeReplica")
 GROWTH = 200 << 20  # bytes that a process may hold more after everything below than before it
 ONE_DECODE = 550 << 20  # bytes that decoding the largest image may take, at most
