@@ -1,7 +1,7 @@
 """What a run of specialists would take on GPUs: a markdown table, for your own numbers too.
 
     python -m jobs.benchmarks.scale_table
-    python -m jobs.benchmarks.scale_table --gpus 8,64 --work.images 3000000 --costs.images_per_gpu_s 4100 --site.gpu_hour 2.1
+    python -m jobs.benchmarks.scale_table --gpus 8,64 --images 3000000 --costs.images_per_gpu_s 4100 --site.gpu_hour 2.1
 
 What is assumed and what is measured: docs/scale.md.
 """
