@@ -2,7 +2,7 @@
 
     python -m jobs.benchmark stream --workspace workspace
     python -m jobs.benchmark losses        (only stream needs Ray)
-    python -m jobs.benchmark               (all)
+    python -m jobs.benchmark               (all, an hour on two cores)
 
 Writes `reports/benchmark-NAME.json` for each subject, and a table and a plot of all that are there, `reports/benchmark.md` and `.svg`.
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 import importlib
 import os
 import platform
+import subprocess
 import sys
 import time
 from dataclasses import asdict
@@ -47,6 +48,7 @@ class BenchmarkSettings(JobSettings):
 
     subject: str = Field("all", description=f"all, {', '.join(SUBJECTS)}; also as the first argument")
     page: str = Field("", description="markdown file whose part between the benchmark's marks is written anew from the table")
+    plot: str = Field("", description="SVG file that gets the plot too")
 
 
 def measured(subject: str, workspace: str) -> tuple[list[Row], dict[str, Any]]:
@@ -57,42 +59,59 @@ def measured(subject: str, workspace: str) -> tuple[list[Row], dict[str, Any]]:
     return found
 
 
-def benchmark(settings: BenchmarkSettings) -> dict[str, list[Row]]:
-    """Measure and report; returns subject -> rows."""
-    names = list(SUBJECTS) if settings.subject == "all" else [settings.subject]
-    if unknown := [n for n in names if n not in SUBJECTS]:
-        raise UserError(f"There is no benchmark {unknown[0]!r}; known are {', '.join(SUBJECTS)}.")
-    if set(names) & set(WITH_RAY):
-        connect()
+def benchmark(settings: BenchmarkSettings) -> None:
+    """Measure and report. All: each subject in a process of its own, so that none finds another's memory, threads or Ray.
+
+    Raises UserError where a subject failed, after the others.
+    """
+    if settings.subject not in ("all", *SUBJECTS):
+        raise UserError(f"There is no benchmark {settings.subject!r}; known are {', '.join(SUBJECTS)}.")
     if settings.page:
         if not Path(settings.page).is_file():
             raise UserError(f"page = {settings.page} is no file; give a markdown file with the benchmark's marks.")
-        summary.replaced(Path(settings.page).read_text(encoding="utf-8"), "")  # refused before hours of work
-    found = {}
-    for name in names:
-        began = time.monotonic()
-        rows, details = measured(name, settings.workspace)
-        (Location.of(settings.workspace) / "reports" / f"benchmark-{name}.json").write_json({
-            "machine": {"processor": platform.machine(), "cpus": os.cpu_count(), "system": platform.platform(terse=True)},
-            "versions": {p: version(p) for p in ("fashion-dml", "ray", "torch", "pyarrow", "numpy")},
-            "rows": [asdict(r) for r in rows], "details": details, "seconds": round(time.monotonic() - began, 1),
-        })  # fmt: skip
-        print_table(
-            f"benchmark {name}", ("row", "value", "goal", "unit"),
-            [(r.name, f"{r.value:.3g}", "" if r.goal is None else f"{'>=' if r.better == 'higher' else '<='} {r.goal:g}", r.unit) for r in rows],
-        )  # fmt: skip
-        found[name] = rows
-    summarise(Location.of(settings.workspace) / "reports", settings.page)
-    return found
+        summary.replaced(Path(settings.page).read_text(encoding="utf-8"), "")  # refused before an hour of work
+    if settings.plot and not Path(settings.plot).parent.is_dir():
+        raise UserError(f"plot = {settings.plot} is in no directory that is there; make it, or give another file.")
+    failed = []
+    if settings.subject == "all":
+        for name in SUBJECTS:
+            command = [sys.executable, "-m", "jobs.benchmark", name, "--workspace", settings.workspace]
+            if subprocess.run(command, check=False).returncode:
+                failed.append(name)
+    else:
+        one(settings.subject, settings.workspace)
+    summarise(Location.of(settings.workspace) / "reports", settings.page, settings.plot)
+    if failed:
+        raise UserError(f"No figures of {', '.join(failed)}, see above; the others are in {settings.workspace}/reports.")
 
 
-def summarise(reports: Location, page: str) -> None:
-    """Table and plot of all subjects that have a report; the table also into the page, if there is one."""
+def one(name: str, workspace: str) -> None:
+    """Measure a subject and write its report."""
+    if name in WITH_RAY:
+        connect()
+    began = time.monotonic()
+    rows, details = measured(name, workspace)
+    (Location.of(workspace) / "reports" / f"benchmark-{name}.json").write_json({
+        "machine": {"processor": platform.machine(), "cpus": os.cpu_count(), "system": platform.platform(terse=True)},
+        "versions": {p: version(p) for p in ("fashion-dml", "ray", "torch", "pyarrow", "numpy")},
+        "rows": [asdict(r) for r in rows], "details": details, "seconds": round(time.monotonic() - began, 1),
+    })  # fmt: skip
+    print_table(
+        f"benchmark {name}", ("row", "value", "goal", "unit"),
+        [(r.name, f"{r.value:.3g}", "" if r.goal is None else f"{'>=' if r.better == 'higher' else '<='} {r.goal:g}", r.unit) for r in rows],
+    )  # fmt: skip
+
+
+def summarise(reports: Location, page: str, plot: str) -> None:
+    """Table and plot of all subjects that have a report; the table also into a page, the plot into a file, where there are any."""
     files = {name: reports / f"benchmark-{name}.json" for name in SUBJECTS}
     there = {name: file.read_json() for name, file in files.items() if file.is_file()}
     written = summary.table(there)
     (reports / "benchmark.md").write_bytes(written.encode())
-    (reports / "benchmark.svg").write_bytes(summary.plot(there))
+    drawn = summary.plot(there)
+    (reports / "benchmark.svg").write_bytes(drawn)
+    if plot:
+        Path(plot).write_bytes(drawn)
     if page:
         Path(page).write_text(summary.replaced(Path(page).read_text(encoding="utf-8"), written), encoding="utf-8")
 

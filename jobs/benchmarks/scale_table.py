@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from fashion_dml.config import JobSettings, Positive
 from fashion_dml.training.scaling import Costs, Prediction, Site, Work, predict
@@ -27,6 +27,12 @@ class ScaleSettings(JobSettings):
     work: Work = Work()
     costs: Costs = Costs()
     site: Site = Site()
+
+    @model_validator(mode="after")
+    def _images(self) -> ScaleSettings:
+        if "images" in self.work.model_fields_set:
+            raise ValueError("the table takes its images from images; give --images in place of --work.images")
+        return self
 
 
 def predictions(settings: ScaleSettings) -> list[Prediction]:

@@ -92,7 +92,8 @@ def test_the_table_of_your_own_numbers(capsys: pytest.CaptureFixture[str]) -> No
 @pytest.mark.parametrize(
     ("argv", "sentence"),
     [(["--gpus", "0"], "gpus.0 = 0"), (["--costs.decode_s", "-1"], "costs.decode_s = -1"), (["--site.gpu_hour", "-2"], "site.gpu_hour = -2"),
-     (["--work.images", "0"], "work.images = 0"), (["--costs.utilisation", "1.5"], "costs.utilisation = 1.5")],
+     (["--work.images", "0"], "work.images = 0"), (["--costs.utilisation", "1.5"], "costs.utilisation = 1.5"),
+     (["--work.images", "5"], "give --images in place of --work.images")],
 )  # fmt: skip
 def test_numbers_that_can_not_be_are_named(argv: list[str], sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(ScaleSettings, lambda s: None, prog="table", doc="", argv=argv) == 2

@@ -86,7 +86,8 @@ def test_reports_become_files_and_a_page(tmp_path: Path) -> None:
         (reports / f"benchmark-{name}.json").write_json(content)
     page = tmp_path / "README.md"
     page.write_text(f"x {BEGIN} {END} y")
-    summarise(reports, str(page))
+    summarise(reports, str(page), str(tmp_path / "of-page.svg"))
+    assert (tmp_path / "of-page.svg").read_bytes() == (tmp_path / "benchmark.svg").read_bytes()
     assert (tmp_path / "benchmark.md").read_text() == table(REPORTS)
     assert table(REPORTS) in page.read_text()
     assert (tmp_path / "benchmark.svg").read_bytes().startswith(b"<?xml")
