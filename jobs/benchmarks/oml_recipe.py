@@ -10,7 +10,7 @@ The library asks for numpy below 2, so this runs in a virtual environment of its
 Its parts, as in the library's recipe for In-Shop photos: batches of CategoryBalanceSampler, TripletLossWithMiner with
 HardTripletsMiner. Trunk, start, photos, augmentation, optimiser and number of images are those of our joint model, so that
 what differs is the recipe. Each `--finer` is one more cycle, on larger photos, as our joint model, distillation and fine-tuning are; for
-the student of jobs/configs/hm_styles.yaml: `--frozen-stages 4 --images 160000 --finer 192000 160 120 3e-4 --finer 128000 192 128 1e-4`.
+the sizes of jobs/configs/hm_styles.yaml: `--frozen-stages 4 --images 160000 --finer 192000 160 120 3e-4`.
 Reads `<workspace>/dataset` and `<workspace>/specialists/initial`; writes `<workspace>/baselines/oml-triplet/model`, then
 `oml-triplet-160x120/model` and so on beside it.
 """
