@@ -115,9 +115,11 @@ class Loss(Section):
 
     name: str = Field(
         "triplet",
-        description="triplet, granularity, multi_objective, cascade, focus_ranking, or pml:NAME, any loss of PyTorch Metric Learning",
+        description="triplet, hard_triplet, granularity, multi_objective, cascade, focus_ranking, or pml:NAME, any loss of PyTorch Metric Learning",
     )
-    margin: Annotated[float, Field(gt=0, le=4)] = Field(0.2, description="squared distance of unit vectors, 0-4")
+    margin: Annotated[float, Field(gt=0, le=4)] = Field(
+        0.2, description="of triplet: squared distance of unit vectors, 0-4; of hard_triplet: distance, 0-2"
+    )
     mining: Literal["semi-hard", "batch-hard", "all"] = Field(
         "semi-hard", description="which negatives of the batch make triplets"
     )

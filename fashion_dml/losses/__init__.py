@@ -14,6 +14,7 @@ from fashion_dml.losses.base import MetricLoss
 from fashion_dml.losses.cascade import CascadeLoss
 from fashion_dml.losses.focus_ranking import FocusRankingLoss
 from fashion_dml.losses.granularity import GranularityLoss
+from fashion_dml.losses.hard_triplet import HardTripletLoss
 from fashion_dml.losses.memory import MemoryBank
 from fashion_dml.losses.multi_objective import MultiObjectiveLoss
 from fashion_dml.losses.pml import PREFIX, PmlLoss
@@ -48,6 +49,7 @@ def _granularity(settings: Loss, about: About, memory: MemoryBank | None) -> Met
 
 LOSSES: dict[str, Callable[[Loss, About, MemoryBank | None], MetricLoss]] = {
     "triplet": lambda settings, about, memory: TripletLoss(settings, memory),
+    "hard_triplet": lambda settings, about, memory: HardTripletLoss(settings.margin, memory),
     "granularity": _granularity,
     "multi_objective": lambda settings, about, memory: MultiObjectiveLoss(
         settings.multi_objective, about.classes, about.dim, memory

@@ -37,6 +37,7 @@ BATCHES, DIM, IMAGES, PROXIES, LEVELS, WORDS = (256, 1024, 4096), 128, 4, 4000, 
 PASSES = {256: 15, 1024: 7, 4096: 3}
 OURS: dict[str, dict[str, Any]] = {
     "triplet": {"name": "triplet"},
+    "hard_triplet": {"name": "hard_triplet"},
     "granularity": {"name": "granularity", "granularity": {"head_weight": 0}},
     "multi_similarity": {"name": "multi_objective", "multi_objective": {"proxy_weight": 0, "proxy_proxy_weight": 0}},
     "proxy_anchor": {"name": "multi_objective", "multi_objective": {"pair_weight": 0, "proxy_proxy_weight": 0}},
@@ -46,6 +47,7 @@ OURS: dict[str, dict[str, Any]] = {
 }
 PEERS = {
     "triplet": "TripletMarginLoss with TripletMarginMiner(semihard)",
+    "hard_triplet": "TripletMarginLoss with BatchHardMiner",
     "granularity": "ContrastiveLoss over the same pairs, without attributes",
     "multi_similarity": "MultiSimilarityLoss with its miner",
     "proxy_anchor": "ProxyAnchorLoss",
@@ -88,6 +90,9 @@ def peer_step(name: str, size: int, device: str) -> Step:
         return stepping(lambda leaf: triplet(leaf, labels, semi_hard(leaf, labels)), x)
     if name == "focus_ranking":
         return stepping(lambda leaf: triplet(leaf, labels), x)
+    if name == "hard_triplet":
+        plain, hardest = losses.TripletMarginLoss(margin=0.2), miners.BatchHardMiner()
+        return stepping(lambda leaf: plain(leaf, labels, hardest(leaf, labels)), x)
     contrastive = losses.ContrastiveLoss(distance=squared)
     if name == "granularity":
         return stepping(lambda leaf: contrastive(leaf, labels), x)

@@ -29,7 +29,7 @@ def test_the_triplet_loss_needs_nothing() -> None:
 
 
 def test_unknown_loss_lists_the_known_ones() -> None:
-    told = r"'tripplet' is not known; known are triplet, granularity, multi_objective, cascade, focus_ranking, pml:NAME"
+    told = r"'tripplet' is not known; known are triplet, hard_triplet, granularity, multi_objective, cascade, focus_ranking, pml:NAME"
     with pytest.raises(UserError, match=told):
         create_loss(Loss(name="tripplet"))
 
