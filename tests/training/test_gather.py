@@ -30,7 +30,6 @@ LANES = (4, 5)  # even and uneven on 2 and 4 workers, uneven on 3
 LOSSES = ("l2", "relational", "l2+relational", "projection")
 METHODS: dict[str, tuple[Loss, dict[str, Any]]] = {
     "triplet": (Loss(margin=0.3), {}),
-    "hard_triplet": (Loss(name="hard_triplet", margin=0.3), {}),
     "granularity": (Loss(name="granularity", granularity=Granularity(form="B", g="predicted")), {}),
     "shuffled": (Loss(name="granularity", granularity=Granularity(form="C", g="shuffled", head_weight=0)), {}),
     "multi_objective": (Loss(name="multi_objective"), {}),
