@@ -18,7 +18,9 @@ class NotHeld(Exception):
     """The actor hasn't opened this index version: `prepare` opens it."""
 
 
-@ray.remote(concurrency_groups={"prepare": 1})  # type: ignore[call-overload]
+# Out of order: calls don't depend on each other, and Ray cancels those of a client that has left. In order, a caller some of whose calls were
+# cancelled may wait for ever for the next (Ray 2.60): the replica then looks well and answers that ingress no more.
+@ray.remote(concurrency_groups={"prepare": 1}, allow_out_of_order_execution=True)  # type: ignore[call-overload]
 class ShardActor:
     """Some shards of every index version that is asked for; it loads them from storage whenever Serve creates it again.
 

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
+import random
 import signal
+import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import ray
@@ -49,6 +54,29 @@ def test_shards_hold_their_rows_without_torch(client, photos):
     assert sum(f["rows"] for f in found[::2]) == sum(f["rows"] for f in found[1::2]) == len(photos)
     assert not any(f["imports_torch"] for f in found)
     assert len({f["pid"] for f in found}) == 4
+
+
+def test_clients_that_leave_silence_no_replica(address, client, photos):
+    """Ray cancels the calls of a request whose client has gone. Both replicas must still answer afterwards: no search has to be hedged."""
+    host, port = address.removeprefix("http://").split(":")
+    body = json.dumps({"vector": [1.0] + [0.0] * 31}).encode()
+    head = (
+        f"POST /v1/search HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+    )
+    draw = random.Random(0)
+    for _ in range(60):
+        leaving = [socket.create_connection((host, int(port)), timeout=30) for _ in range(draw.randint(2, 8))]
+        for connection in leaving:
+            connection.sendall(head + body)
+        time.sleep(draw.choice([0.002, 0.005, 0.01, 0.02]))  # into the searches, wherever they are
+        for connection in leaving:
+            connection.close()
+    until(lambda: client.get("/readyz").status_code == 200)
+    before = counted(client, "shard_hedges")
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda photo: search(client, photo, min_coverage=1.0).status_code, photos[:16]))
+    assert found == [200] * len(found)
+    assert counted(client, "shard_hedges") == before
 
 
 def test_one_replica_dies_and_nobody_notices(client, photos):
