@@ -18,6 +18,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -205,11 +206,9 @@ def ready(port: int, *paths: str) -> None:
     """Wait until each of the paths answers. Raises RuntimeError."""
     end = time.monotonic() + READY_S
     while True:
-        try:
+        with suppress(urllib.error.URLError):  # nobody listens yet
             if all(answers(port, Ask("GET", path)) for path in paths):
                 return
-        except urllib.error.URLError:  # nobody listens yet
-            pass
         if time.monotonic() > end:
             raise RuntimeError(f"the service on port {port} wasn't ready after {READY_S:g} s")
         time.sleep(0.2)
