@@ -27,7 +27,7 @@ test: install  ## the tests, without the slow drills
 test-all: install  ## all tests that this machine can run
 	$(BIN)/python -m pytest -m 'not gpu and not cloud'
 
-bench: install  ## measure, an hour; writes $(WORKSPACE)/reports/benchmark-*.json, README's table and its plot
+bench: install  ## measure, with medians and ratios; writes $(WORKSPACE)/reports/benchmark-*.json, README's table and its plot
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[bench]'
 	$(BIN)/python -m jobs.benchmark --workspace '$(WORKSPACE)' --page README.md --plot docs/benchmark.svg
 

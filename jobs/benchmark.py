@@ -2,7 +2,7 @@
 
     python -m jobs.benchmark stream --workspace workspace
     python -m jobs.benchmark losses        (only stream needs Ray)
-    python -m jobs.benchmark               (all, an hour on two cores)
+    python -m jobs.benchmark               (all)
 
 Writes `reports/benchmark-NAME.json` for each subject, and a table and a plot of all that are there, `reports/benchmark.md` and `.svg`.
 """
@@ -69,7 +69,7 @@ def benchmark(settings: BenchmarkSettings) -> None:
     if settings.page:
         if not Path(settings.page).is_file():
             raise UserError(f"page = {settings.page} is no file; give a markdown file with the benchmark's marks.")
-        summary.replaced(Path(settings.page).read_text(encoding="utf-8"), "")  # refused before an hour of work
+        summary.replaced(Path(settings.page).read_text(encoding="utf-8"), "")  # refused before hours of work
     if settings.plot and not Path(settings.plot).parent.is_dir():
         raise UserError(f"plot = {settings.plot} is in no directory that is there; make it, or give another file.")
     failed = []
@@ -80,9 +80,12 @@ def benchmark(settings: BenchmarkSettings) -> None:
                 failed.append(name)
     else:
         one(settings.subject, settings.workspace)
-    summarise(Location.of(settings.workspace) / "reports", settings.page, settings.plot)
+    page, plot = ("", "") if failed else (settings.page, settings.plot)  # a page with some of the figures would look whole
+    summarise(Location.of(settings.workspace) / "reports", page, plot)
     if failed:
-        raise UserError(f"No figures of {', '.join(failed)}, see above; the others are in {settings.workspace}/reports.")
+        raise UserError(
+            f"No figures of {', '.join(failed)}, see above; the others are in {settings.workspace}/reports, no page was written."
+        )
 
 
 def one(name: str, workspace: str) -> None:

@@ -4,7 +4,7 @@
 
 The same model, vectors, decoding and answer (ids and scores of the nearest) as the service, from the workspace of `serve_workspace`. FastAPI's
 threads embed a photo each; there are no filters, changes, refusals, metrics, batching or second process. One OpenMP thread a request:
-with the libraries' defaults the threads of 32 requests fight for the cores, and half as many are answered.
+with the libraries' defaults the threads of 32 requests fight for the cores.
 """
 
 from __future__ import annotations
