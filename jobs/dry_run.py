@@ -19,6 +19,7 @@ from fashion_dml.training.student import (
     distill_plan,
     finetune_data,
     finetune_plan,
+    further_teachers,
     recipes_for,
     unified_key,
 )
@@ -114,7 +115,7 @@ def stages_of(workspace: Location, stages: dict[str, JobSettings], speeds: tuple
             0.0 if teachers else passes * catalogue["train"] / embedding,
         )
     )
-    found.append(_distill(workspace, dataset, settings, speeds, done=teachers))
+    found.append(_distill(workspace, dataset, settings, speeds, mirror=embed.embed.mirror, done=teachers))
     measured = catalogue["test"] + catalogue["query"] + catalogue["gallery"]
     found.append(Stage("evaluate", "as needed", f"{measured:,} images of each model", MODELS * measured / embedding))
     found.append(Stage("build_index", "as needed", f"{sum(catalogue.values()):,} images", sum(catalogue.values()) / embedding))
@@ -146,7 +147,7 @@ def _state(done: bool) -> str:
 
 
 def _distill(
-    workspace: Location, dataset: Dataset, settings: DistillSettings, speeds: tuple[float, float], *, done: bool
+    workspace: Location, dataset: Dataset, settings: DistillSettings, speeds: tuple[float, float], *, mirror: bool, done: bool
 ) -> Stage:
     training, embedding = speeds
     plan = distill_plan(dataset, settings)
@@ -164,7 +165,8 @@ def _distill(
     if done:
         last = recipes_for(dataset, read_teachers(workspace, dataset.verticals("train")), settings)[-1]
         complete = finished(workspace / UNIFIED, unified_key(last, settings)) is not None
-    views = steps * per_step / embedding if settings.distill.targets == "view" else 0.0
+    passes = (2 if mirror else 1) * (1 + len(further_teachers(settings))) if settings.distill.targets == "view" else 0
+    views = passes * steps * per_step / embedding
     return Stage("distill", _state(complete), size, 0.0 if complete else (steps * per_step + finer * scale) / training + views)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from fashion_dml.data.schema import Dataset
 from fashion_dml.storage import Location, UserError
-from fashion_dml.training.assignments import COARSE, JOINT, TrainSettings, assignments, groups_of, with_groups
+from fashion_dml.training.assignments import COARSE, TrainSettings, assignments, groups_of, joint_names, with_groups
 from fashion_dml.training.recipe import finished
 from jobs.common import connect, console, main, print_table, write_report
 from jobs.progress import watch
@@ -49,7 +49,9 @@ def train_specialists(settings: TrainSettings) -> dict[str, Any]:
             f"{len(missing)} of {len(todo)} trainings failed: "
             + "; ".join(f"{n}: {failures.get(n, 'not finished')}" for n in missing)
         )
-    console.print(f"{len([n for n in done if n not in (COARSE, JOINT)])} specialists in {workspace / 'specialists'}")
+    console.print(
+        f"{len([n for n in done if n not in (COARSE, *joint_names(settings.specialists))])} specialists in {workspace / 'specialists'}"
+    )
     return done
 
 

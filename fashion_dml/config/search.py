@@ -18,7 +18,9 @@ class Embed(Section):
     actors: Annotated[int, Field(ge=0)] = Field(
         0, description="actors of the pool; 0: one for each worker of the cluster section"
     )
-    mirror: bool = Field(False, description="a teacher's embedding is the mean of an image's and its mirror image's")
+    mirror: bool = Field(
+        False, description="a teacher's embedding, stored or of a view, is the mean of an image's and its mirror image's"
+    )
 
 
 class Evaluate(Section):

@@ -86,6 +86,11 @@ class Specialists(Section):
     joint_steps: Annotated[int, Field(ge=0)] = Field(
         0, description="steps of the joint model; 0: as many images as all specialists together"
     )
+    joint_draws: Annotated[tuple[Share, ...], Field(min_length=1, max_length=8)] = Field(
+        (1.0,),
+        description="a joint model each, of seeds of their own: the power of a vertical's number of products by which it is drawn; 1: in proportion, 0: "
+        "all verticals evenly. Those after the first are named joint-2 and so on and only teach, see distill.teachers",
+    )
     coarse_steps: Annotated[int, Field(ge=0)] = Field(
         0, description="steps on smaller photos that the joint model begins with, as a training of its own; 0: none"
     )
@@ -112,6 +117,13 @@ class Specialists(Section):
             raise ValueError("start = joint needs the joint model; set joint = true")
         if self.coarse_steps and not self.joint:
             raise ValueError("coarse_steps are those of the joint model; set joint = true, or coarse_steps = 0")
+        if len(self.joint_draws) > 1 and not self.joint:
+            raise ValueError("joint_draws are several joint models; set joint = true, or leave joint_draws out")
+        if set(self.joint_draws) != {1.0} and self.batches in ("balanced", "hard-classes"):
+            raise ValueError(
+                f"joint_draws say how often verticals are drawn, and batches = {self.batches} have a rule of their own; "
+                f"use vertical-wise or mixed batches, or joint_draws of 1"
+            )
         return self
 
 
@@ -126,9 +138,10 @@ class Distill(Section):
         "stored",
         description="stored: the embeddings of `jobs.embed`; view: a specialist embeds the augmented image that the student sees, every time",
     )
-    teachers: Literal["specialists", "blended"] = Field(
+    teachers: Literal["specialists", "blended", "joined"] = Field(
         "specialists",
-        description="who embeds the views; blended: the mean of the weights of the specialist and of the joint model that it began with",
+        description="who embeds the views; blended: the mean of the weights of the specialist and of the joint model that it began with; joined: the "
+        "specialist and the further joint models of specialists.joint_draws, their embeddings side by side",
     )
     start: Literal["initial", "joint"] = Field(
         "initial", description="where the student starts; initial: the pretrained trunk; joint: the joint model"
@@ -157,9 +170,13 @@ class Distill(Section):
 
     @model_validator(mode="after")
     def _teachers(self) -> Distill:
-        if self.teachers == "blended" and self.targets == "stored":
+        if self.teachers != "specialists" and self.targets == "stored":
             raise ValueError(
-                "teachers = blended embed views, and the stored embeddings are the specialists'; use targets = view, or teachers = specialists"
+                f"teachers = {self.teachers} embed views, and the stored embeddings are the specialists'; use targets = view, or teachers = specialists"
+            )
+        if self.teachers == "joined" and self.loss in ("projection", "l2+relational"):
+            raise ValueError(
+                f"teachers = joined have more dimensions than the student and are turned to its own, and loss = {self.loss} isn't; use l2, cosine or relational"
             )
         return self
 

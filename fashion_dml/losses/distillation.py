@@ -21,14 +21,22 @@ class DistillationLoss(nn.Module):
       to the loss: it is trained and checkpointed with it, and thrown away with it. This form is ours.
     """
 
-    def __init__(self, name: str, student_dim: int = 0, teacher_dim: int = 0, lag: LagWeights | None = None) -> None:
-        """student_dim D and teacher_dim E are asked for by projection only; raises ValueError without them.
+    basis: Tensor | None
 
-        lag: weighs the images of a mean over images; not with relational.
+    def __init__(
+        self, name: str, student_dim: int = 0, teacher_dim: int = 0, lag: LagWeights | None = None, *, turned: bool = False
+    ) -> None:
+        """student_dim D and teacher_dim E are asked for by projection and `turned` only; raises ValueError without them.
+
+        lag: weighs the images of a mean over images; not with relational. turned: a teacher's embedding counts by its part in `basis` [E, D],
+        orthonormal columns, at norm 1; a buffer, to be set before training.
         """
         super().__init__()
         self.name = name
         self.lag = lag
+        if turned and not 1 <= student_dim <= teacher_dim:
+            raise ValueError(f"a teacher of {teacher_dim} dimensions can't be turned to {student_dim}")
+        self.register_buffer("basis", torch.eye(teacher_dim, student_dim) if turned else None)
         self.projection: nn.Linear | None = None
         if name == "projection":
             if student_dim < 1 or teacher_dim < 1:
@@ -43,6 +51,8 @@ class DistillationLoss(nn.Module):
         """
         with torch.autocast(student.device.type, enabled=False):
             s, t = promote(student), promote(teacher)
+            if self.basis is not None:
+                t = F.normalize(t @ self.basis.to(t.dtype), dim=1)
             if self.projection is not None:
                 s = F.normalize(s @ self.projection.weight.to(s.dtype).T, dim=1)
             elif self.name == "relational":

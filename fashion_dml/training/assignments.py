@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import model_validator
@@ -22,6 +23,7 @@ NO_PART_OF_A_KEY = {
     "groups",
     "joint",
     "joint_steps",
+    "joint_draws",
     "coarse_steps",
     "coarse_height",
     "coarse_width",
@@ -55,7 +57,7 @@ class TrainSettings(JobSettings):
     def together(self) -> tuple[str, ...]:
         """The trainings that come before all others, one after the other, each by all workers as one team."""
         s = self.specialists
-        return (COARSE,) * bool(s.coarse_steps) + (JOINT,) * (s.start == "joint")
+        return (COARSE,) * bool(s.coarse_steps) + joint_names(s) * (s.start == "joint")
 
     @property
     def coarse(self) -> TrainSettings:
@@ -64,6 +66,11 @@ class TrainSettings(JobSettings):
         return self.model_copy(
             update={"data": self.data.model_copy(update={"height": s.coarse_height, "width": s.coarse_width})}
         )
+
+
+def joint_names(settings: Specialists) -> tuple[str, ...]:
+    """joint, joint-2, ...: one for each of `specialists.joint_draws`."""
+    return (JOINT, *(f"{JOINT}-{n}" for n in range(2, len(settings.joint_draws) + 1)))
 
 
 def lanes_short(setting: str, workers: int, lanes: int) -> str:
@@ -129,6 +136,7 @@ def groups_of(dataset: Dataset, settings: Specialists) -> dict[str, tuple[str, .
         (JOINT, "the model of all verticals"),
         (COARSE, "that model on smaller photos"),
         (INITIAL, "where all trainings start"),
+        *((name, "a further model of all verticals") for name in joint_names(settings)[1:]),
     ):
         if name in groups:
             raise UserError(f"A specialist can't be called {name!r}, that is {meaning}; rename the vertical or group.")
@@ -159,8 +167,27 @@ def plan_for(dataset: Dataset, verticals: tuple[str, ...], settings: TrainSettin
     )  # fmt: skip
 
 
+def drawn_by(dataset: Dataset, verticals: tuple[str, ...], settings: TrainSettings, number: int) -> TrainSettings:
+    """The settings of joint model `number`, 0 the first: a seed of its own, and the weights that `specialists.joint_draws` give.
+
+    A vertical of n products that make pairs is drawn as if it had n ** draw of them, and an epoch is as long as before.
+    """
+    s, power = settings.specialists, settings.specialists.joint_draws[number]
+    weights = dict(s.weights)
+    if power != 1:
+        products = training_products(dataset, verticals)
+        products = products.filter(pc.greater_equal(products["rows"], 2))
+        n = np.array([pc.sum(pc.equal(products["vertical"], v)).as_py() or 0 for v in verticals], np.float64)
+        drawn = np.where(n > 0, np.maximum(n, 1) ** power, 0)
+        scale = n.sum() / max(1.0, drawn.sum())
+        weights |= {v: round(weights.get(v, 1.0) * scale * d / m, 6) for v, d, m in zip(verticals, drawn, n, strict=True) if m}
+    return settings.model_copy(
+        update={"seed": settings.seed + number, "specialists": s.model_copy(update={"weights": weights})}
+    )
+
+
 def assignments(dataset: Dataset, settings: TrainSettings, *, joint: bool) -> list[Assignment]:
-    """All trainings, longest first; with or without the joint model.
+    """All trainings, longest first; with or without the joint models.
 
     That sees as many images as all specialists together, unless `specialists.joint_steps` says otherwise, and before them those of
     `specialists.coarse_steps`, smaller ones, in a training of its own. Specialists that start from it depend on it.
@@ -185,15 +212,19 @@ def assignments(dataset: Dataset, settings: TrainSettings, *, joint: bool) -> li
             coarse = recipe_of(COARSE, verticals, s.coarse_steps, settings.coarse, inputs)
             made.append(Assignment(coarse, verticals, s.coarse_steps * per_step, settings.coarse))
             begun, initial = {**inputs, COARSE: coarse.key}, FROM_COARSE
-        made.append(Assignment(recipe_of(JOINT, verticals, steps, settings, begun), verticals, images, settings, initial))
+        for number, name in enumerate(joint_names(s)):
+            theirs = drawn_by(dataset, verticals, settings, number)
+            made.append(Assignment(recipe_of(name, verticals, steps, theirs, begun), verticals, images, theirs, initial))
     initial, theirs = INITIAL, settings
     if s.start == "joint":
-        inputs, initial = {**inputs, JOINT: made[-1].recipe.key}, FROM_JOINT
+        (first,) = (a for a in made if a.name == JOINT)
+        inputs, initial = {**inputs, JOINT: first.recipe.key}, FROM_JOINT
         slower = s.optim.model_copy(update={"learning_rate": s.optim.learning_rate * s.start_rate})
         theirs = settings.model_copy(update={"specialists": s.model_copy(update={"optim": slower})})
     for name, verticals, steps, images in sized:
         made.append(Assignment(recipe_of(name, verticals, steps, theirs, inputs), verticals, images, theirs, initial))
-    return sorted((a for a in made if joint or a.name not in (JOINT, COARSE)), key=lambda a: (-a.images, a.name))
+    left_out = () if joint else (COARSE, *joint_names(s))
+    return sorted((a for a in made if a.name not in left_out), key=lambda a: (-a.images, a.name))
 
 
 def recipe_of(name: str, verticals: tuple[str, ...], steps: int, settings: TrainSettings, inputs: dict[str, str]) -> Recipe:

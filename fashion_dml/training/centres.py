@@ -4,19 +4,15 @@ from __future__ import annotations
 
 from contextlib import closing
 
-import numpy as np
-import pyarrow as pa
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from fashion_dml.config import Data
-from fashion_dml.data.ahead import ahead
 from fashion_dml.data.plan import Plan
-from fashion_dml.data.read import Sources, decode_batch, read_row_group
-from fashion_dml.data.schema import Part
+from fashion_dml.data.read import Sources
 from fashion_dml.models.embedder import Embedder
-from fashion_dml.storage import Location
+from fashion_dml.training.photos import decoded_photos
 from fashion_dml.training.team import Team
 
 FORWARD_IMAGES = 64
@@ -30,15 +26,10 @@ def class_centres(embedder: Embedder, classes: Tensor, plan: Plan, sources: Sour
     """
     classes = classes.cpu()
     sums = torch.zeros(len(classes), embedder.dim, dtype=torch.float64, device=team.device)
-
-    def decoded(key: np.ndarray) -> tuple[Tensor, Tensor]:
-        table = _photos(plan, sources, key)
-        pixels, shown, _ = decode_batch(table, data.height, data.width)
-        return torch.from_numpy(pixels), torch.from_numpy(table["label"].to_numpy()[shown])
-
     training = embedder.training
     embedder.eval()
-    with torch.inference_mode(), closing(ahead(iter(plan.group_key[team.rank :: team.size]), decoded, 1)) as row_groups:
+    keys = plan.group_key[team.rank :: team.size]
+    with torch.inference_mode(), closing(decoded_photos(keys, plan, sources, data)) as row_groups:
         for images, labels in row_groups:
             index = torch.searchsorted(classes, labels).clamp_(max=len(classes) - 1)
             mine = torch.nonzero(classes[index] == labels).squeeze(1)
@@ -49,10 +40,3 @@ def class_centres(embedder: Embedder, classes: Tensor, plan: Plan, sources: Sour
     if team.group is not None:
         dist.all_reduce(sums, group=team.group)
     return torch.nn.functional.normalize(sums, dim=1).float()
-
-
-def _photos(plan: Plan, sources: Sources, key: np.ndarray) -> pa.Table:
-    """image, label and image_id of one row group."""
-    vertical, shard, row_group = (int(v) for v in key)
-    part = Part(sources.split, plan.verticals[vertical], shard)
-    return read_row_group(Location.of(sources.images) / part.relative, row_group, ["image", "label", "image_id"])

@@ -131,13 +131,22 @@ def distill(
     workspace = Location.of(settings.workspace)
     embedder = trainable(load_model(workspace / "specialists" / start).module, settings.model, settings.data)
     (dim,) = {t.dim for t in teachers.values()}
+    turned = settings.distill.teachers == "joined" and settings.distill.loss != "relational"
     lag = lag_weights(dataset, teachers, settings.distill.lag) if settings.distill.lag else None
     views, targets = None, None
     if settings.distill.targets == "view":
         views = view_teachers(dataset, teachers, workspace / "specialists" / FROM_JOINT, settings, team.device)
     else:
         targets = {v: t.embeddings for v, t in teachers.items()}
-    task = DistillTask(embedder, settings.distill.loss, team.group, teacher_dim=dim, lag=lag, views=views)
+    task = DistillTask(
+        embedder,
+        settings.distill.loss,
+        team.group,
+        teacher_dim=views.dim if views else dim,
+        lag=lag,
+        views=views,
+        turned=turned,
+    )
     sources = Sources(str(dataset.location / "images"), "train", targets, labels=settings.cluster.data_labels)
     validation = Validation(dataset, dataset.verticals("train"), settings.data) if team.rank == 0 else None
     train(

@@ -16,6 +16,7 @@ from fashion_dml.training.assignments import (
     TrainSettings,
     assignments,
     check_weights,
+    joint_names,
     lanes_short,
     plan_for,
 )
@@ -50,6 +51,27 @@ class DistillSettings(TrainSettings):
         return self
 
     @model_validator(mode="after")
+    def _joined(self) -> DistillSettings:
+        if self.distill.teachers != "joined":
+            return self
+        if len(self.specialists.joint_draws) < 2:
+            raise ValueError(
+                "distill.teachers = joined takes further joint models beside the specialists, and specialists.joint_draws makes none; "
+                "give it two numbers or more, or use distill.teachers = specialists"
+            )
+        if self.model.taps and self.distill.loss != "relational":
+            raise ValueError(
+                f"distill.teachers = joined fits the student's head to the teachers, which takes one linear map, and model.taps = {list(self.model.taps)} "
+                f"makes several; use distill.loss = relational, or no taps"
+            )
+        if self.finetune.steps and (self.finetune.blend or (self.finetune.anchor and self.distill.loss != "relational")):
+            raise ValueError(
+                "distill.teachers = joined gives the student directions of its own, in which neither finetune.anchor to the specialists' embeddings "
+                "nor finetune.blend with the joint model means anything; use anchor = 0 and blend = false, or finetune.steps = 0"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _student_lanes(self) -> DistillSettings:
         if self.cluster.most > self.data.lanes:
             raise ValueError(lanes_short("cluster.workers", self.cluster.most, self.data.lanes))
@@ -80,6 +102,8 @@ def recipe_for(dataset: Dataset, teachers: dict[str, Teacher], settings: Distill
     inputs = {v: t.sha256 for v, t in sorted(teachers.items())}
     if d.start == "joint" or d.teachers == "blended":
         inputs[JOINT] = joint_start(Location.of(settings.workspace), settings)
+    for name, directory in further_teachers(settings).items():
+        inputs[name] = str(require_manifest(directory, made_by="python -m jobs.train_specialists")["sha256"])
     of_views = {"targets", "teachers"} if d.targets == "stored" else set()  # as before there were views
     config = {
         "distill": {**d.model_dump(mode="json", exclude=of_views), "steps": steps}, "model": settings.model.model_dump(mode="json"), "seed": settings.seed,
@@ -90,6 +114,12 @@ def recipe_for(dataset: Dataset, teachers: dict[str, Teacher], settings: Distill
         UNIFIED, steps, settings.seed, d.optim, d.augment, settings.data, d.validate_every, d.checkpoint_every, d.keep,
         sha256_json([config, inputs]), config, inputs, tracking=settings.tracking,
     )  # fmt: skip
+
+
+def further_teachers(settings: DistillSettings) -> dict[str, Location]:
+    """Name -> directory of the models that teach all verticals beside the specialists."""
+    names = joint_names(settings.specialists)[1:] if settings.distill.teachers == "joined" else ()
+    return {name: Location.of(settings.workspace) / "specialists" / name / "model" for name in names}
 
 
 def recipes_for(dataset: Dataset, teachers: dict[str, Teacher], settings: DistillSettings) -> list[Recipe]:

@@ -19,6 +19,7 @@ from fashion_dml.losses.lag import LagWeights
 from fashion_dml.models.embedder import Embedder
 from fashion_dml.training.centres import class_centres
 from fashion_dml.training.gather import gather, in_lane_order
+from fashion_dml.training.head_fit import fit_head
 from fashion_dml.training.team import Team
 
 
@@ -129,18 +130,19 @@ class DistillTask(Task):
     """Distillation: targets float32 [n, E] are the specialists' embeddings of the same images.
 
     views: what embeds the augmented images, float32 [n, 3, H, W] of labels int64 [n]; without it, targets come with the batch.
+    turned: they have more dimensions than the student and are turned to its own, in which its head is then fitted, see `fit_head`.
     """
 
     loss: DistillationLoss
 
     def __init__(
         self, embedder: Embedder, name: str, group: dist.ProcessGroup | None = None, *, teacher_dim: int = 0, lag: LagWeights | None = None,
-        views: Callable[[Tensor, Tensor], Tensor] | None = None,
+        views: Callable[[Tensor, Tensor], Tensor] | None = None, turned: bool = False,
     ) -> None:  # fmt: skip
         super().__init__()
         self.views = views
         self.embedder = embedder
-        self.loss = DistillationLoss(name, embedder.dim, teacher_dim or embedder.dim, lag)
+        self.loss = DistillationLoss(name, embedder.dim, teacher_dim or embedder.dim, lag, turned=turned)
         self.group = group
         self.follows_validation = lag is not None
 
@@ -155,6 +157,12 @@ class DistillTask(Task):
         embeddings, targets = gather(self.embedder(images), self.group), gather(targets, self.group)
         parts: dict[str, Tensor] = self.loss(embeddings, targets, gather(labels, self.group) if self.loss.lag else None)
         return parts
+
+    def begin(self, plan: Plan, sources: Sources, data: Data, team: Team) -> None:
+        """Turns the teachers' embeddings to the student's dimensions, where they have more."""
+        if self.loss.basis is not None:
+            assert self.views is not None
+            self.loss.basis.copy_(fit_head(self.embedder, self.views, len(self.loss.basis), plan, sources, data, team))
 
     def validated(self, recall: dict[str, float]) -> None:
         if self.loss.lag is not None:

@@ -19,17 +19,28 @@ MOST_IMAGES = 2048
 FORWARD_IMAGES = 64
 
 
-def validated(dataset: Dataset, vertical: str, most: int) -> pa.Table | None:
-    """Validation products of a vertical with at most so many images in all; None where these are too few to search in."""
-    rows = dataset.products.filter((pc.field("split") == "validation") & (pc.field("vertical") == vertical))
-    rows = rows.filter(pc.less_equal(pc.cumulative_sum(pc.cast(rows["rows"], pa.int64())), most))
-    return rows if rows.num_rows >= 2 else None
+def even_shares(images: dict[str, int], most: int) -> dict[str, int]:
+    """Images of each vertical, at most so many in all: the same for each, and what small ones leave goes to the others."""
+    shares, left = {}, most
+    for n, vertical in enumerate(sorted(images, key=lambda v: images[v])):
+        shares[vertical] = min(images[vertical], max(1, left // (len(images) - n)))
+        left -= shares[vertical]
+    return shares
+
+
+def validated(dataset: Dataset, verticals: list[str]) -> dict[str, pa.Table]:
+    """Rows of schema.PRODUCTS that are validated on, MOST_IMAGES of images in all; without verticals that have too few to search in."""
+    held = dataset.products.filter(pc.field("split") == "validation")
+    tables = {v: held.filter(pc.field("vertical") == v) for v in verticals}
+    images = {v: np.cumsum(t["rows"].to_numpy().astype(np.int64)) for v, t in tables.items()}
+    shares = even_shares({v: int(n[-1]) if len(n) else 0 for v, n in images.items()}, MOST_IMAGES)
+    kept = {v: t.filter(pa.array(images[v] <= shares[v])) for v, t in tables.items()}
+    return {v: t for v, t in kept.items() if t.num_rows >= 2}
 
 
 def measurable(dataset: Dataset, verticals: list[str]) -> dict[str, int]:
     """Validation images of each vertical that has enough of them to be measured."""
-    tables = {v: validated(dataset, v, MOST_IMAGES // len(verticals)) for v in verticals}
-    return {v: int(pc.sum(t["rows"]).as_py()) for v, t in tables.items() if t is not None}
+    return {v: int(pc.sum(t["rows"]).as_py()) for v, t in validated(dataset, verticals).items()}
 
 
 class Validation:
@@ -38,11 +49,7 @@ class Validation:
     def __init__(self, dataset: Dataset, verticals: list[str], data: Data) -> None:
         self.images: dict[str, torch.Tensor] = {}
         self.labels: dict[str, np.ndarray] = {}
-        share = max(1, MOST_IMAGES // len(verticals))
-        for vertical in verticals:
-            rows = validated(dataset, vertical, share)
-            if rows is None:
-                continue
+        for vertical, rows in validated(dataset, verticals).items():
             total = int(pc.sum(rows["rows"]).as_py())
             plan = Plan(rows, PlanSettings("images", lanes=1, window_images=total, seed=0, images_per_batch=total))
             threads = data.model_copy(update={"executor": "threads"})

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from fashion_dml.data.schema import Dataset
 from fashion_dml.losses.lag import numbered
@@ -14,7 +16,7 @@ from fashion_dml.models.store import load_model
 from fashion_dml.storage import Location, UserError
 from fashion_dml.training.assignments import training_products
 from fashion_dml.training.average import halfway
-from fashion_dml.training.student import DistillSettings
+from fashion_dml.training.student import DistillSettings, further_teachers
 from fashion_dml.training.teachers import Teacher
 
 
@@ -25,25 +27,39 @@ class ViewTeachers:
     """
 
     def __init__(
-        self, classes: Mapping[str, Tensor], specialists: Mapping[str, Embedder], device: torch.device = torch.device("cpu")
-    ) -> None:
-        """classes: vertical -> labels int64 of its products (one of two verticals counts for the first); specialists: by vertical."""
+        self, classes: Mapping[str, Tensor], specialists: Mapping[str, Embedder], device: torch.device = torch.device("cpu"),
+        *, further: Sequence[Embedder] = (), mirror: bool = False,
+    ) -> None:  # fmt: skip
+        """classes: vertical -> labels int64 of its products (one of two verticals counts for the first); specialists: by vertical.
+
+        further: models that embed the images of all verticals beside them; mirror: each model's embedding is the mean of the image's and its mirror image's.
+        """
         labels, vertical = numbered(classes)
         self.models = list(dict.fromkeys(specialists[v] for v in classes))  # verticals of a group share theirs
         numbers = torch.tensor([self.models.index(specialists[v]) for v in classes], dtype=torch.int64)
         self.labels, self.model = labels.to(device), numbers[vertical].to(device)
-        for model in self.models:
+        self.further, self.mirror = list(further), mirror
+        self.dim = sum(m.dim for m in (self.models[0], *self.further))
+        for model in (*self.models, *self.further):
             model.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(False)
 
     @torch.no_grad()
     def __call__(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Unit embeddings float32 [n, E] of images float [n, 3, H, W] in [0, 1] by their labels int64 [n]."""
+        """Unit embeddings float32 [n, E] of images float [n, 3, H, W] in [0, 1] by their labels int64 [n].
+
+        With further models, E is the sum of all dimensions, and a cosine the mean of the models' cosines.
+        """
         which = self.model[torch.searchsorted(self.labels, labels)]
         found = torch.empty(len(images), self.models[0].dim, device=images.device)
         for number in which.unique().tolist():
             rows = (which == number).nonzero().squeeze(1)
-            found[rows] = self.models[number](images[rows])
-        return found
+            found[rows] = self._embed(self.models[number], images[rows])
+        parts = [found, *(self._embed(model, images) for model in self.further)]
+        return torch.cat(parts, 1) / math.sqrt(len(parts))
+
+    def _embed(self, model: Embedder, images: Tensor) -> Tensor:
+        vectors: Tensor = model(images)
+        return F.normalize(vectors + model(images.flip(3)), dim=1) if self.mirror else vectors
 
 
 def classes_of(dataset: Dataset) -> dict[str, Tensor]:
@@ -56,12 +72,16 @@ def classes_of(dataset: Dataset) -> dict[str, Tensor]:
 def view_teachers(
     dataset: Dataset, teachers: Mapping[str, Teacher], joint: Location, settings: DistillSettings, device: torch.device
 ) -> ViewTeachers:
-    """The specialists, or with `distill.teachers` blended the middle between each and the model at `joint`."""
+    """The specialists; with `distill.teachers` blended the middle between each and the model at `joint`, joined the further joint models beside them."""
     loaded = {t.model: load_model(Location.of(t.model)).module for t in teachers.values()}
     if settings.distill.teachers == "blended":
         start = load_model(joint).module
         loaded = {path: halfway(start, specialist) for path, specialist in loaded.items()}
-    return ViewTeachers(classes_of(dataset), {v: loaded[t.model] for v, t in teachers.items()}, device)
+    further = [load_model(directory).module for directory in further_teachers(settings).values()]
+    mirror = any(t.mirror for t in teachers.values())
+    return ViewTeachers(
+        classes_of(dataset), {v: loaded[t.model] for v, t in teachers.items()}, device, further=further, mirror=mirror
+    )
 
 
 def check_sizes(teachers: Mapping[str, Teacher], settings: DistillSettings) -> None:

@@ -22,12 +22,15 @@ from fashion_dml.config import (
     Ingest,
     Model,
     Specialists,
+    validate,
 )
 from fashion_dml.inference.encode import Encoder
 from fashion_dml.models.store import load_model
 from fashion_dml.storage import UserError
 from fashion_dml.training.baselines import BaselineSettings
+from fashion_dml.training.student import DistillSettings
 from jobs.baselines import train_baselines
+from jobs.distill import distill as distil
 from jobs.export import ExportSettings, export
 from jobs.pipeline import STAGES, PipelineSettings, pipeline
 
@@ -38,7 +41,9 @@ TINY = {
     ),
     "data": Data(height=32, width=32),
     "model": Model(trunk="test_efficientnet", weights="none", dim=16),
-    "specialists": Specialists(epochs=1, min_steps=3, max_steps=3, products_per_batch=3, validate_every=2, checkpoint_every=2),
+    "specialists": Specialists(
+        epochs=1, min_steps=3, max_steps=3, products_per_batch=3, validate_every=2, checkpoint_every=2, joint_draws=(1, 0.5),
+    ),
     "distill": Distill(steps=3, images_per_batch=4, validate_every=2, checkpoint_every=2),
     "embed": Embed(batch_images=16),
     "evaluate": Evaluate(bootstrap=20, sheets=1),
@@ -96,7 +101,7 @@ def test_the_whole_loop(ray_local: str, tmp_path: Path, capsys: pytest.CaptureFi
     pipeline(settings)
     assert changed(first, files(tmp_path)) == set()
     said = told(tmp_path, capsys)
-    assert "3 of 3 trainings finished, 0 steps, 0 images to go" in said
+    assert "4 of 4 trainings finished, 0 steps, 0 images to go" in said
     assert said.count("complete") >= 4
     assert changed(first, files(tmp_path)) == set()
 
@@ -125,6 +130,11 @@ def test_the_whole_loop(ray_local: str, tmp_path: Path, capsys: pytest.CaptureFi
     assert (student["sha256"], student["inputs"]) == (chosen["sha256"], chosen["inputs"])
     joint = read(tmp_path, "specialists/joint/model/manifest.json")["sha256"]
     assert found["distilled"]["inputs"]["joint"] == found["blended"]["inputs"]["start"] == joint
+
+    joined = distill.model_copy(update={"teachers": "joined"})
+    student = distil(validate(DistillSettings, settings.model_copy(update={"distill": joined}).model_dump(mode="json")))
+    assert student["inputs"]["joint-2"] == read(tmp_path, "specialists/joint-2/model/manifest.json")["sha256"] != joint
+    assert (student["dim"], student["steps"], len(student["validations"])) == (16, 4, 2)
 
 
 def test_unknown_stage(tmp_path: Path) -> None:

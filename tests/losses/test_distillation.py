@@ -54,6 +54,22 @@ def test_relational_takes_other_dimensions_and_ignores_rotation() -> None:
     assert float(loss(torch.from_numpy(turned), torch.from_numpy(t))["loss"]) == pytest.approx(0, abs=1e-10)
 
 
+@pytest.mark.parametrize("name", ["l2", "cosine"])
+def test_a_turned_teacher_counts_by_its_part_in_the_basis(name: str) -> None:
+    s, t = unit(9, 4, 0), unit(9, 11, 1)
+    loss = DistillationLoss(name, 4, 11, turned=True)
+    basis = np.linalg.qr(np.random.default_rng(2).normal(size=(11, 4)))[0]
+    assert loss.basis is not None
+    loss.basis.copy_(torch.from_numpy(basis))
+    part = t @ loss.basis.double().numpy()
+    part /= np.linalg.norm(part, axis=1, keepdims=True)
+    assert float(loss(torch.from_numpy(s), torch.from_numpy(t))["loss"]) == pytest.approx(FORMULAS[name](s, part), rel=1e-6)
+    assert list(loss.state_dict()) == ["basis"]
+    assert list(DistillationLoss(name).state_dict()) == []
+    with pytest.raises(ValueError, match="a teacher of 4 dimensions can't be turned to 11"):
+        DistillationLoss(name, 11, 4, turned=True)
+
+
 @pytest.mark.parametrize("name", ["l2", "cosine", "l2+relational"])
 def test_other_losses_refuse_other_dimensions(name: str) -> None:
     with pytest.raises(ValueError, match=r"\(9, 6\) and teacher \(9, 11\) differ; distill.loss = relational"):

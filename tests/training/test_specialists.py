@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pyarrow.compute as pc
 import pytest
 import ray
 import torch
@@ -18,7 +19,7 @@ from fashion_dml.data.schema import Dataset
 from fashion_dml.models.embedder import Embedder
 from fashion_dml.models.store import load_model, save_model
 from fashion_dml.storage import Location, UserError
-from fashion_dml.training.assignments import Assignment, TrainSettings, assignments, groups_of, plan_for
+from fashion_dml.training.assignments import Assignment, TrainSettings, assignments, groups_of, plan_for, training_products
 from fashion_dml.training.queue import Queue
 from fashion_dml.training.specialists import run
 from fashion_dml.training.start import initial_model, trainable
@@ -52,13 +53,14 @@ def test_groups_that_cannot_be(small: Dataset, names: tuple[str, str]) -> None:
         ({"a": (one, one)}, rf"has the vertical '{one}' twice"),
         ({"joint": (one,)}, "can't be called 'joint'"),
         ({"joint-coarse": (one,)}, "can't be called 'joint-coarse'"),
+        ({"joint-2": (one,)}, "can't be called 'joint-2', that is a further model of all verticals"),
         ({"initial": (one,)}, "can't be called 'initial'"),
         ({two: (one,)}, rf"the group '{two}': its name .* not be that of a vertical outside all groups"),
         ({"../up": (one,)}, r"the group '\.\./up': its name must match"),
     ]
     for groups, message in refused:
         with pytest.raises(UserError, match=message):
-            groups_of(small, Specialists(groups=groups))
+            groups_of(small, Specialists(groups=groups, joint_draws=(1, 1)))
 
 
 def test_assignments_are_longest_first_and_joint_sees_as_many_images(small: Dataset, names: tuple[str, str]) -> None:
@@ -144,6 +146,29 @@ def test_a_joint_model_that_begins_on_smaller_photos_depends_on_them(small: Data
     assert [follow[n].initial for n in names] == ["joint/model"] * 2
     assert follow[names[0]].recipe.inputs["joint"] == joint.recipe.key
     assert {a.name for a in assignments(small, settings(coarse_steps=5), joint=False)} == set(names)
+
+
+def test_further_joint_models_have_seeds_and_draws_of_their_own(small: Dataset, names: tuple[str, str]) -> None:
+    def made(**chosen: Any) -> dict[str, Assignment]:
+        return {a.name: a for a in assignments(small, settings(joint_steps=7, start="joint", **chosen), joint=True)}
+
+    one, three = made(), made(joint_draws=(1, 1, 0))
+    assert set(three) - set(one) == {"joint-2", "joint-3"}
+    assert {name: three[name].recipe.key for name in one} == {name: a.recipe.key for name, a in one.items()}
+    assert len({three[n].recipe.key for n in ("joint", "joint-2", "joint-3")}) == 3
+    assert [three[n].settings.seed for n in ("joint", "joint-2", "joint-3", names[0])] == [0, 1, 2, 0]
+    assert [three[n].settings.specialists.weights for n in ("joint", "joint-2", names[0])] == [{}] * 3
+    # Evenly: a product of a vertical is used as often as the vertical is small, and an epoch keeps its length.
+    paired = training_products(small, names)
+    paired = paired.filter(pc.greater_equal(paired["rows"], 2))
+    n = {v: pc.sum(pc.equal(paired["vertical"], v)).as_py() for v in names}
+    weights = three["joint-3"].settings.specialists.weights
+    assert [weights[v] * n[v] for v in names] == pytest.approx([sum(n.values()) / 2] * 2, rel=1e-5)
+    given = made(joint_draws=(0.5,), weights={names[0]: 2})["joint"].settings.specialists.weights
+    assert given[names[0]] / given[names[1]] == pytest.approx(2 * (n[names[1]] / n[names[0]]) ** 0.5, rel=1e-5)
+    together = settings(start="joint", coarse_steps=3, joint_draws=(1, 0)).together
+    assert together == ("joint-coarse", "joint", "joint-2")
+    assert {a.name for a in assignments(small, settings(joint_draws=(1, 0)), joint=False)} == set(names)
 
 
 def test_sizes_a_trunk_cannot_change_are_refused_before_any_step(tmp_path: Path) -> None:
@@ -289,6 +314,11 @@ def test_elastic_workers_leave_cpus_to_ray_data(ray_local: str) -> None:
         ({"specialists": {"weights": {"hats": 2}}}, "specialists.weights names the vertical 'hats', the dataset has"),
         ({"specialists": {"weights": {"dresses": 0}}}, "specialists.weights.dresses = 0"),
         ({"specialists": {"start": "joint", "joint": False}}, "start = joint needs the joint model; set joint = true"),
+        ({"specialists": {"joint_draws": [1, 0], "joint": False}}, "several joint models; set joint = true"),
+        (
+            {"specialists": {"joint_draws": [0.5], "batches": "balanced"}},
+            "use vertical-wise or mixed batches, or joint_draws of 1",
+        ),
         ({"specialists": {"coarse_steps": 9, "joint": False}}, "coarse_steps are those of the joint model; set joint = true"),
         (
             {"specialists": {"start": "joint"}, "cluster": {"workers": 4}},

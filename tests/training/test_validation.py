@@ -7,6 +7,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from train_helpers import DATA, MODEL, embedder
 
 from fashion_dml.data.decode import decode
@@ -14,7 +16,7 @@ from fashion_dml.data.schema import Dataset
 from fashion_dml.evaluation.metrics import measure
 from fashion_dml.models.embedder import Embedder
 from fashion_dml.training import validation
-from fashion_dml.training.validation import Validation
+from fashion_dml.training.validation import Validation, even_shares, measurable
 
 
 def stored(dataset: Dataset, vertical: str) -> tuple[np.ndarray, np.ndarray]:
@@ -67,6 +69,29 @@ def test_holds_no_more_images_than_its_share(small: Dataset, monkeypatch: pytest
     made = Validation(small, [vertical], DATA)
     assert len(made.images[vertical]) == sum(rows[:2]) == len(made.labels[vertical])
     assert len(rows) == 2 or sum(rows[:2]) < sum(rows)
+
+
+@given(st.dictionaries(st.text("abcdefgh", min_size=1), st.integers(0, 500), min_size=1), st.integers(1, 2000))
+def test_shares_are_even_and_what_small_verticals_leave_goes_to_others(images: dict[str, int], most: int) -> None:
+    shares = even_shares(images, most)
+    assert set(shares) == set(images)
+    assert all(shares[v] <= images[v] for v in images)
+    # One apiece is the least: a vertical that could be measured isn't given nothing.
+    assert sum(shares.values()) <= max(most, len(images))
+    if most >= len(images):
+        assert sum(shares.values()) == min(most, sum(images.values()))
+    short = [shares[v] for v in images if shares[v] < images[v]]
+    assert not short or max(shares.values()) - min(short) <= 1
+
+
+def test_all_images_are_used_where_they_are_few_enough(small: Dataset) -> None:
+    verticals = small.verticals("train")
+    held = small.products.filter(pc.field("split") == "validation")
+    whole = {v: pc.sum(held.filter(pc.field("vertical") == v)["rows"]).as_py() for v in verticals}
+    assert measurable(small, verticals) == whole
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(validation, "MOST_IMAGES", sum(whole.values()))  # more than half of it for one of two
+        assert measurable(small, verticals) == whole
 
 
 def test_a_vertical_with_one_validation_product_is_left_out(small: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:

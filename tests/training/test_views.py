@@ -22,6 +22,7 @@ from fashion_dml.training.task import DistillTask
 from fashion_dml.training.teachers import write_teachers
 from fashion_dml.training.views import ViewTeachers, classes_of, view_teachers
 
+JOINED = {"specialists": {"joint_draws": [1, 0.5, 0]}, "distill": {"targets": "view", "teachers": "joined"}}
 BLENDED = {"specialists": {"start": "joint"}, "distill": {"targets": "view", "teachers": "blended"}}
 
 
@@ -40,6 +41,25 @@ def test_each_image_is_embedded_by_the_specialist_of_its_vertical() -> None:
     for image, embedding, by in zip(images, found, (alone, group, group, group, alone), strict=True):  # 5: bags come first
         torch.testing.assert_close(embedding, by(image[None])[0], rtol=1e-4, atol=1e-5)
     assert not found.requires_grad
+
+
+@pytest.mark.parametrize("mirror", [False, True])
+def test_further_teachers_stand_beside_the_specialists(mirror: bool) -> None:
+    one, other, further = model(0), model(1), [model(2), model(3)]
+    classes = {"bags": torch.tensor([3]), "hats": torch.tensor([8])}
+    teachers = ViewTeachers(classes, {"bags": one, "hats": other}, further=further, mirror=mirror)
+    images, labels = torch.rand(4, 3, 32, 32), torch.tensor([8, 3, 3, 8])
+    found = teachers(images, labels)
+    assert found.shape == (4, teachers.dim) == (4, 48)
+
+    def by(teacher: Embedder, image: torch.Tensor) -> torch.Tensor:
+        vector = teacher(image[None])[0]
+        return F.normalize(vector + teacher(image.flip(2)[None])[0], dim=0) if mirror else vector
+
+    for image, label, vector in zip(images, labels.tolist(), found, strict=True):
+        parts = [by(teacher, image) for teacher in (one if label == 3 else other, *further)]
+        torch.testing.assert_close(vector, torch.cat(parts) / 3**0.5, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found, F.normalize(found, dim=1))
 
 
 def test_the_student_learns_from_its_own_view_and_its_teachers_do_not() -> None:
@@ -85,6 +105,20 @@ def test_blended_teachers_are_half_of_the_way_from_the_joint_model(workspace: Pa
     torch.testing.assert_close(by_itself, F.normalize(by_itself, dim=1))
 
 
+def test_joined_teachers_are_the_specialist_and_the_further_joint_models(workspace: Path, small: Dataset) -> None:
+    teachers = {v: specialist(workspace, v, seed) for seed, v in enumerate(small.verticals("train"))}
+    for number, name in enumerate(("joint", "joint-2", "joint-3")):
+        save_model(Location.of(workspace / "specialists" / name / "model"), model(7 + number))
+    settings = validate(DistillSettings, {"workspace": str(workspace), **JOINED})
+    joint = Location.of(workspace / "specialists" / "joint" / "model")
+    found = view_teachers(small, teachers, joint, settings, torch.device("cpu"))
+    assert not found.mirror
+    for kept, seed in zip(found.further, (8, 9), strict=True):
+        assert all(torch.equal(v, kept.state_dict()[k]) for k, v in model(seed).state_dict().items())
+    mirrored = {v: replace(t, mirror=True) for v, t in teachers.items()}
+    assert view_teachers(small, mirrored, joint, settings, torch.device("cpu")).mirror
+
+
 def test_stored_targets_keep_their_keys_and_views_have_keys_of_their_own(workspace: Path, small: Dataset) -> None:
     teachers = {t.vertical: t for t in written(workspace, small)}
     save_model(Location.of(workspace / "specialists" / "joint" / "model"), model(9))
@@ -99,6 +133,22 @@ def test_stored_targets_keep_their_keys_and_views_have_keys_of_their_own(workspa
 
     assert len({key(), key(targets="view"), key(targets="view", teachers="blended")}) == 3
     assert key() == key(targets="stored", teachers="specialists")
+
+
+def test_joined_teachers_have_a_part_in_the_key(workspace: Path, small: Dataset) -> None:
+    teachers = {t.vertical: t for t in written(workspace, small)}
+    values = {"workspace": str(workspace), "data": DATA.model_dump(), "model": MODEL.model_dump(), **JOINED}
+    settings = validate(DistillSettings, values)
+    with pytest.raises(UserError, match=r"joint-2/model: run `python -m jobs\.train_specialists` first"):
+        recipe_for(small, teachers, settings)
+    keys = set()
+    for seed in (1, 2):
+        for name in ("joint-2", "joint-3"):
+            save_model(Location.of(workspace / "specialists" / name / "model"), model(seed))
+        made = recipe_for(small, teachers, settings)
+        assert {"joint-2", "joint-3"} <= set(made.inputs)
+        keys.add(made.key)
+    assert len(keys) == 2
 
 
 def test_a_teacher_for_photos_of_another_size(workspace: Path, small: Dataset) -> None:
@@ -120,8 +170,20 @@ def test_a_teacher_for_photos_of_another_size(workspace: Path, small: Dataset) -
             r"teachers = blended embed views, .* use targets = view, or teachers = specialists",
         ),
         ({**BLENDED, "specialists": {}}, r"specialists\.start = initial begins elsewhere; use specialists\.start = joint"),
+        ({**JOINED, "specialists": {}}, r"specialists\.joint_draws makes none; give it two numbers or more"),
+        ({**JOINED, "distill": {"teachers": "joined"}}, r"teachers = joined embed views"),
+        (
+            {**JOINED, "distill": {**JOINED["distill"], "loss": "projection"}},
+            r"loss = projection isn't; use l2, cosine or relational",
+        ),
+        ({**JOINED, "finetune": {"steps": 5}}, r"use anchor = 0 and blend = false, or finetune\.steps = 0"),
+        ({**JOINED, "finetune": {"steps": 5, "anchor": 0, "blend": True}}, r"use anchor = 0 and blend = false"),
+        (
+            {**JOINED, "model": {"taps": [2], "dim": 8}},
+            r"model\.taps = \[2\] makes several; use distill\.loss = relational, or no taps",
+        ),
     ],
 )
-def test_blended_teachers_that_cannot_be(sections: dict[str, Any], message: str) -> None:
+def test_teachers_that_cannot_be(sections: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         validate(DistillSettings, sections)
