@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import model_validator
@@ -176,11 +175,10 @@ def drawn_by(dataset: Dataset, verticals: tuple[str, ...], settings: TrainSettin
     weights = dict(s.weights)
     if power != 1:
         products = training_products(dataset, verticals)
-        products = products.filter(pc.greater_equal(products["rows"], 2))
-        n = np.array([pc.sum(pc.equal(products["vertical"], v)).as_py() or 0 for v in verticals], np.float64)
-        drawn = np.where(n > 0, np.maximum(n, 1) ** power, 0)
-        scale = n.sum() / max(1.0, drawn.sum())
-        weights |= {v: round(weights.get(v, 1.0) * scale * d / m, 6) for v, d, m in zip(verticals, drawn, n, strict=True) if m}
+        paired = products.filter(pc.field("rows") >= 2)["vertical"].value_counts().to_pylist()
+        scale = sum(row["counts"] for row in paired) / sum(row["counts"] ** power for row in paired)
+        for vertical, n in sorted((row["values"], row["counts"]) for row in paired):
+            weights[vertical] = round(weights.get(vertical, 1.0) * scale * n**power / n, 6)
     return settings.model_copy(
         update={"seed": settings.seed + number, "specialists": s.model_copy(update={"weights": weights})}
     )
@@ -189,8 +187,8 @@ def drawn_by(dataset: Dataset, verticals: tuple[str, ...], settings: TrainSettin
 def assignments(dataset: Dataset, settings: TrainSettings, *, joint: bool) -> list[Assignment]:
     """All trainings, longest first; with or without the joint models.
 
-    That sees as many images as all specialists together, unless `specialists.joint_steps` says otherwise, and before them those of
-    `specialists.coarse_steps`, smaller ones, in a training of its own. Specialists that start from it depend on it.
+    Each of those sees as many images as all specialists together, unless `specialists.joint_steps` says otherwise, and before them those of
+    `specialists.coarse_steps`, smaller ones, in a training of its own. Specialists that start from the joint model depend on the first.
     """
     settings = with_groups(dataset, settings)
     s = settings.specialists
