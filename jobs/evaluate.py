@@ -196,6 +196,7 @@ def _known(reports: Location, key: str) -> dict[str, Any] | None:
 
 def _show(content: dict[str, Any], reports: Location) -> None:
     console.print(table.recall_table(content))
+    console.print(table.vertical_table(content))
     console.print(f"{reports / 'evaluation.html'}")
 
 

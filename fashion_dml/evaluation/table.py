@@ -1,8 +1,8 @@
-"""The table at the end of an evaluation, for the console: R@1 of every model on separate and merged indexes."""
+"""The tables at the end of an evaluation, for the console: R@1 of every model on separate and merged indexes, and by vertical."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from rich.markup import escape
@@ -14,20 +14,31 @@ from fashion_dml.evaluation.protocol import PROTOCOLS
 def recall_table(evaluation: Mapping[str, Any], metric: str = "R@1") -> Table:
     """One row per model of an `evaluation.json`, in its order; print it with `rich.console.Console().print`."""
     some: Mapping[str, Any] = next((by[p] for by in evaluation["models"].values() for p in PROTOCOLS if p in by), {})
-    table = Table(
-        title=f"{metric} in %, 95 % interval over {some.get('queries', 0):,} queries, {some.get('gallery', 'image')} gallery",
-        caption=headline(evaluation, metric),
-    )
-    table.add_column("model", no_wrap=True)
-    verticals = list(some.get("verticals", {}))
-    for name in ("separate index", "merged index"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for vertical in verticals:
-        table.add_column(escape(vertical), justify="right", no_wrap=True)
+    table = _table(
+        f"{metric} in %, 95 % interval over {some.get('queries', 0):,} queries, {some.get('gallery', 'image')} gallery",
+        "model", ("separate indexes", "merged index"), headline(evaluation, metric),
+    )  # fmt: skip
     for model, by in evaluation["models"].items():
-        cells = [cell(by[p]["overall"][metric]) if p in by else "-" for p in PROTOCOLS]
-        own = by.get("separate", {}).get("verticals", {})
-        table.add_row(escape(model), *cells, *(_percent(own[v][metric]["value"]) if v in own else "-" for v in verticals))
+        table.add_row(escape(model), *(cell(by[p]["overall"][metric]) if p in by else "-" for p in PROTOCOLS))
+    return table
+
+
+def vertical_table(evaluation: Mapping[str, Any], metric: str = "R@1") -> Table:
+    """One row per vertical, one column per model, on separate indexes: verticals may be many, and a console is so wide."""
+    by_model = {m: by["separate"]["verticals"] for m, by in evaluation["models"].items() if "separate" in by}
+    table = _table(f"{metric} in % by vertical, separate indexes", "vertical", by_model)
+    for vertical in dict.fromkeys(v for own in by_model.values() for v in own):
+        found = (_percent(own[vertical][metric]["value"]) if vertical in own else "-" for own in by_model.values())
+        table.add_row(escape(vertical), *found)
+    return table
+
+
+def _table(title: str, first: str, others: Iterable[str], caption: str | None = None) -> Table:
+    """The first column is text, the others are numbers, which are never cut."""
+    table = Table(title=title, caption=caption)
+    table.add_column(first, no_wrap=True)
+    for name in others:
+        table.add_column(escape(name), justify="right", min_width=7)
     return table
 
 

@@ -2,12 +2,12 @@ import io
 
 from rich.console import Console
 
-from fashion_dml.evaluation.table import cell, headline, recall_table
+from fashion_dml.evaluation.table import cell, headline, recall_table, vertical_table
 
 
-def printed(table):
+def printed(table, width=140):
     out = io.StringIO()
-    Console(file=out, width=140).print(table)
+    Console(file=out, width=width).print(table)
     return out.getvalue()
 
 
@@ -20,9 +20,33 @@ def test_shows_every_model(evaluation):
     assert "unified / specialists on separate indexes" in text
 
 
+def test_many_verticals_stay_readable_where_a_console_is_narrow(evaluation):
+    models = evaluation["models"]
+    own = models["unified"]["separate"]["verticals"]
+    (some, *_) = own
+    many = {f"vertical-{i:02}": own[some] for i in range(13)}
+    changed = {"models": {m: {**by, "separate": {**by["separate"], "verticals": many}} for m, by in models.items()}}
+    value = f"{100 * own[some]['R@1']['value']:.1f}"
+    assert "…" not in printed(recall_table(changed), 80)
+    text = printed(vertical_table(changed), 80)
+    assert "…" not in text
+    assert all(any(name in line and value in line for line in text.splitlines()) for name in many)
+
+
+def test_verticals_a_model_lacks_are_dashes(evaluation):
+    alone = {"separate": {**evaluation["models"]["mixed"]["separate"], "verticals": {}}}
+    text = printed(vertical_table({"models": {**evaluation["models"], "mixed": alone, "merged only": {}}}))
+    for vertical, own in evaluation["models"]["unified"]["separate"]["verticals"].items():
+        (line,) = [line for line in text.splitlines() if f" {vertical} " in line]
+        assert f"{100 * own['R@1']['value']:.1f}" in line
+        assert " - " in line
+    assert "merged only" not in text
+
+
 def test_markup_in_names_is_text(evaluation):
     changed = {**evaluation, "models": {"[red]x[/red]": evaluation["models"]["unified"]}}
     assert "[red]x[/red]" in printed(recall_table(changed))
+    assert "[red]x[/red]" in printed(vertical_table(changed))
 
 
 def test_headline_needs_both_models(evaluation):
