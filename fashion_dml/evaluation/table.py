@@ -34,11 +34,11 @@ def vertical_table(evaluation: Mapping[str, Any], metric: str = "R@1") -> Table:
 
 
 def _table(title: str, first: str, others: Iterable[str], caption: str | None = None) -> Table:
-    """The first column is text, the others are numbers, which are never cut."""
+    """The first column is text, the others are numbers; names too long for a narrow console go on in the next line, uncut."""
     table = Table(title=title, caption=caption)
     table.add_column(first, no_wrap=True)
     for name in others:
-        table.add_column(escape(name), justify="right", min_width=7)
+        table.add_column(escape(name), justify="right", min_width=7, overflow="fold")
     return table
 
 

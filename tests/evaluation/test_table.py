@@ -26,6 +26,7 @@ def test_many_verticals_stay_readable_where_a_console_is_narrow(evaluation):
     (some, *_) = own
     many = {f"vertical-{i:02}": own[some] for i in range(13)}
     changed = {"models": {m: {**by, "separate": {**by["separate"], "verticals": many}} for m, by in models.items()}}
+    changed["models"]["a-recipe-with-a-long-name-160x120"] = changed["models"]["unified"]
     value = f"{100 * own[some]['R@1']['value']:.1f}"
     assert "…" not in printed(recall_table(changed), 80)
     text = printed(vertical_table(changed), 80)
