@@ -17,6 +17,7 @@ from fashion_dml.training.recipe import Recipe
 JOINT = "joint"
 COARSE = "joint-coarse"
 INITIAL = "initial"
+INITIAL_COARSE = "initial-coarse"
 FROM_JOINT, FROM_COARSE = f"{JOINT}/model", f"{COARSE}/model"
 NO_PART_OF_A_KEY = {
     "groups",
@@ -54,7 +55,7 @@ class TrainSettings(JobSettings):
 
     @property
     def together(self) -> tuple[str, ...]:
-        """The trainings that come before all others, one after the other, each by all workers as one team."""
+        """The trainings that come before all others, one after the other, each by all workers as one team; see `train_all`."""
         s = self.specialists
         return (COARSE,) * bool(s.coarse_steps) + joint_names(s) * (s.start == "joint")
 
@@ -135,6 +136,7 @@ def groups_of(dataset: Dataset, settings: Specialists) -> dict[str, tuple[str, .
         (JOINT, "the model of all verticals"),
         (COARSE, "that model on smaller photos"),
         (INITIAL, "where all trainings start"),
+        (INITIAL_COARSE, "where those on smaller photos start"),
         *((name, "a further model of all verticals") for name in joint_names(settings)[1:]),
     ):
         if name in groups:
@@ -208,7 +210,7 @@ def assignments(dataset: Dataset, settings: TrainSettings, *, joint: bool) -> li
         begun, initial = inputs, INITIAL
         if s.coarse_steps:
             coarse = recipe_of(COARSE, verticals, s.coarse_steps, settings.coarse, inputs)
-            made.append(Assignment(coarse, verticals, s.coarse_steps * per_step, settings.coarse))
+            made.append(Assignment(coarse, verticals, s.coarse_steps * per_step, settings.coarse, INITIAL_COARSE))
             begun, initial = {**inputs, COARSE: coarse.key}, FROM_COARSE
         for number, name in enumerate(joint_names(s)):
             theirs = drawn_by(dataset, verticals, settings, number)

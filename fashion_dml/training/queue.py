@@ -12,23 +12,28 @@ from fashion_dml.training.stopping import Ask
 class Queue:
     """Hands out trainings. After a restart of the workers every team asks anew; finished ones are passed over by name."""
 
-    def __init__(self, todo: Sequence[Assignment] = ()) -> None:
-        self._todo = list(todo)
+    def __init__(self, todo: Sequence[Assignment] = (), together: Sequence[Assignment] = ()) -> None:
+        """together: trainings of all workers as one team, in this order and before all others."""
+        self._todo, self._together = list(todo), list(together)
         self._ended: dict[str, str | None] = {}
         self._progress: dict[str, dict[str, Any]] = {}
         self._stopping, self._heard = False, False
         self.restart()
 
     def restart(self) -> None:
-        self._given: dict[tuple[int, int], Assignment | None] = {}
+        self._given: dict[tuple[int | None, int], Assignment | None] = {}
 
-    def take(self, team: int, turn: int) -> Assignment | None:
-        """The `turn`-th training of a team; every worker of the team gets the same answer. Nothing new without a start, or after stop."""
-        if self._ended.get(INITIAL) is not None:
+    def take(self, team: int | None, turn: int) -> Assignment | None:
+        """The `turn`-th training of a team, None for all workers as one; every worker of the team gets the same answer.
+
+        Nothing new where what others start from failed, or after stop.
+        """
+        if any(self._ended.get(name) is not None for name in (INITIAL, *(a.name for a in self._together))):
             return None
         if (team, turn) not in self._given:
             running = {a.name for a in self._given.values() if a is not None and a.name not in self._ended}
-            open_ones = (a for a in self.wanted(len(running)) if a.name not in running and a.name not in self._ended)
+            wanted = self._together if team is None else self.wanted(len(running))
+            open_ones = (a for a in wanted if a.name not in running and a.name not in self._ended)
             self._given[team, turn] = None if self._stopping else next(open_ones, None)
         return self._given[team, turn]
 

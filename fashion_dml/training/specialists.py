@@ -1,7 +1,8 @@
-"""ONE Ray Train run that trains all specialists: its workers form teams, a queue hands the teams the work.
+"""ONE Ray Train run that trains joint models and specialists: its workers form teams, a queue hands the teams the work.
 
-The longest training goes first, so that the teams end at about the same time. A specialist publishes by itself and
-goes on from its own cursor, so a dead worker costs the steps since the last checkpoints and nothing else.
+Models that others start from come first, by all workers as one team; then the longest training, so that the teams end at
+about the same time. A specialist publishes by itself and goes on from its own cursor, so a dead worker costs the steps
+since the last checkpoints and nothing else.
 """
 
 from __future__ import annotations
@@ -45,35 +46,38 @@ def run(settings: TrainSettings, watch: Callable[[Any, threading.Event], None]) 
     if settings.specialists.coarse_steps:
         coarse, weightless = settings.coarse.data, settings.model.model_copy(update={"weights": "none"})
         trainable(Embedder(weightless, coarse.height, coarse.width), settings.model, settings.data)
-    for name in settings.together:
-        if failures := train_all([a for a in todo if a.name == name], settings, dataset, home, watch, together=True):
-            return failures
-    return train_all(todo, settings, dataset, home, watch)
+    return train_all(todo, settings, dataset, home, watch, together=settings.together)
 
 
 def train_all(
     todo: list[Assignment], settings: TrainSettings, dataset: Dataset, home: Location, watch: Callable[[Any, threading.Event], None],
-    *, together: bool = False,
+    *, together: tuple[str, ...] = (),
 ) -> dict[str, str]:  # fmt: skip
     """One Ray Train run of teams over the assignments that aren't finished under `home`; the failures by name.
 
-    settings: those of the run as a whole, its cluster section above all. together: all workers are one team.
+    settings: those of the run as a whole, its cluster section above all. together: names of trainings that come before all others, one
+    after the other, each by all workers as one team; nothing comes after one that fails.
     """
     todo = [a for a in todo if finished(home / a.name, a.recipe.key) is None]
     if not todo:
         return {}
     for i, assignment in enumerate(todo):
         if assignment.settings not in [a.settings for a in todo[:i]]:  # specialists share theirs, and a model takes a while
-            check(assignment, dataset, settings.cluster.most if together else settings.cluster.team)
+            check(assignment, dataset, settings.cluster.most if assignment.name in together else settings.cluster.team)
     starts = {a.initial: a.settings for a in todo if a.initial not in (FROM_COARSE, FROM_JOINT)}
-    return train_queue(Queue, (todo,), starts, settings.cluster, dataset, home, watch, together=together)
+    first = [a for name in together for a in todo if a.name == name]
+    rest = [a for a in todo if a.name not in together]
+    return train_queue(Queue, (rest, first), starts, settings.cluster, dataset, home, watch, together=bool(first))
 
 
 def train_queue(
     kind: type[Queue], arguments: tuple[Any, ...], starts: dict[str, TrainSettings], cluster: Cluster, dataset: Dataset, home: Location,
     watch: Callable[[Any, threading.Event], None], *, together: bool = False,
 ) -> dict[str, str]:  # fmt: skip
-    """One Ray Train run of teams over what a queue hands out; the failures by name. starts: the initial models to make first."""
+    """One Ray Train run of teams over what a queue hands out; the failures by name.
+
+    starts: the initial models to make first. together: the queue has trainings for all workers as one team.
+    """
     queue = companion(kind, *arguments)
     config = {
         "queue": queue,
@@ -120,20 +124,27 @@ def _worker(config: dict[str, Any]) -> None:
     cluster, queue = config["cluster"], config["queue"]
     home, dataset = Location.of(config["home"]), Dataset.open(config["dataset"])
     context = ray.train.get_context()
-    world = context.get_world_rank()
-    team = join_team(cluster, context.get_world_size() if config["together"] else cluster.team)
-    if world == 0:
+    rank, workers = context.get_world_rank(), context.get_world_size()
+    teams: list[tuple[int | None, Team | None]] = [(rank // cluster.team, join_team(cluster, cluster.team))]
+    if config["together"]:
+        teams.insert(0, (None, join_team(cluster, workers)))
+    if rank == 0:
         ray.get(queue.restart.remote())
-    start_together(dataset, home, config["starts"], world, queue)
-    if team is None:
-        return
-    turn, asks = 0, Listener(queue)
-    while (assignment := ray.get(queue.take.remote(world // team.size, turn))) is not None:
+    start_together(dataset, home, config["starts"], rank, queue)
+    asks = Listener(queue)
+    with contextlib.suppress(Stopped):
+        for number, team in teams:
+            if team is not None:
+                train_given(number, team, dataset, home, queue, asks)
+
+
+def train_given(number: int | None, team: Team, dataset: Dataset, home: Location, queue: Any, asks: Callable[[], Ask]) -> None:
+    """What the queue gives team `number`, None for all workers as one, until it gives no more. Raises Stopped where that is asked for."""
+    turn = 0
+    while (assignment := ray.get(queue.take.remote(number, turn))) is not None:
         failure = None
         try:
             train_one(assignment, dataset, home, team, queue, asks)
-        except Stopped:
-            return
         except (UserError, *DAMAGED) as error:
             failure = sentence(error)
         if team.rank == 0 or failure is not None:

@@ -11,8 +11,8 @@ Its parts, as in the library's recipe for In-Shop photos: batches of CategoryBal
 HardTripletsMiner. Trunk, start, photos, augmentation, optimiser and number of images are those of our joint model, so that
 what differs is the recipe. Each `--finer` is one more cycle, on larger photos, as our joint model, distillation and fine-tuning are; for
 the sizes of jobs/configs/hm_styles.yaml: `--frozen-stages 4 --images 160000 --finer 192000 160 120 3e-4`.
-Reads `<workspace>/dataset` and `<workspace>/specialists/initial`; writes `<workspace>/baselines/oml-triplet/model`, then
-`oml-triplet-160x120/model` and so on beside it.
+Reads `<workspace>/dataset` and where its joint model began (`<workspace>/specialists/initial-coarse`, or `initial`); writes
+`<workspace>/baselines/oml-triplet/model`, then `oml-triplet-160x120/model` and so on beside it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from fashion_dml.data.read import decode_batch
 from fashion_dml.data.schema import Dataset
 from fashion_dml.models.embedder import Embedder
 from fashion_dml.models.store import load_model, save_model
-from fashion_dml.storage import Location, UserError, manifest_sha256
+from fashion_dml.storage import Location, UserError, manifest_sha256, read_manifest
 from fashion_dml.training.optim import rate
 
 VERTICALS, PRODUCTS, IMAGES = 2, 16, 2  # of a batch
@@ -101,7 +101,8 @@ def main() -> None:
     args = parser.parse_args()
     workspace, began = Location.of(args.workspace), time.monotonic()
     dataset = Dataset.open(workspace / "dataset")
-    loaded = load_model(workspace / "specialists" / "initial")
+    starts = [workspace / "specialists" / name for name in ("initial-coarse", "initial")]
+    loaded = load_model(next((start for start in starts if read_manifest(start) is not None), starts[-1]))
     settings = Model(**{**loaded.module.settings.model_dump(), "weights": "none", "frozen_stages": args.frozen_stages})
     state, seen = loaded.module.state_dict(), 0
     cycles = [("oml-triplet", args.images, (loaded.height, loaded.width), args.learning_rate)]

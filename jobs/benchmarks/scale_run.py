@@ -91,7 +91,7 @@ class TimedQueue(Queue):
         super().__init__(todo)
         self._events: list[Event] = []
 
-    def take(self, team: int, turn: int) -> Assignment | None:
+    def take(self, team: int | None, turn: int) -> Assignment | None:
         found = super().take(team, turn)
         if found is not None:
             self._events.append(Event(time.time(), "take", found.name))

@@ -55,6 +55,7 @@ def test_groups_that_cannot_be(small: Dataset, names: tuple[str, str]) -> None:
         ({"joint-coarse": (one,)}, "can't be called 'joint-coarse'"),
         ({"joint-2": (one,)}, "can't be called 'joint-2', that is a further model of all verticals"),
         ({"initial": (one,)}, "can't be called 'initial'"),
+        ({"initial-coarse": (one,)}, "can't be called 'initial-coarse', that is where those on smaller photos start"),
         ({two: (one,)}, rf"the group '{two}': its name .* not be that of a vertical outside all groups"),
         ({"../up": (one,)}, r"the group '\.\./up': its name must match"),
     ]
@@ -130,7 +131,7 @@ def test_a_joint_model_that_begins_on_smaller_photos_depends_on_them(small: Data
 
     found = made()
     coarse, joint = found["joint-coarse"], found["joint"]
-    assert (coarse.recipe.steps, coarse.initial, joint.initial) == (5, "initial", "joint-coarse/model")
+    assert (coarse.recipe.steps, coarse.initial, joint.initial) == (5, "initial-coarse", "joint-coarse/model")
     assert (coarse.recipe.data.height, coarse.recipe.data.width) == (24, 16)
     assert joint.recipe.data == DATA
     assert joint.recipe.inputs["joint-coarse"] == coarse.recipe.key
@@ -193,7 +194,7 @@ def test_each_training_starts_where_the_one_before_ended(tmp_path: Path, ray_loc
     assert (begun.height, begun.width) == (24, 16)
     assert len(found) == 3
     assert {(model.height, model.width) for model in found.values()} == {(DATA.height, DATA.width)}
-    start = load_model(str(tmp_path / "specialists" / "initial")).module.state_dict()
+    start = load_model(str(tmp_path / "specialists" / "initial-coarse")).module.state_dict()
     weights = {name: model.state_dict() for name, model in found.items()}
     assert not torch.equal(begun.state_dict()["head.weight"], start["head.weight"])
     assert not torch.equal(weights["joint"]["head.weight"], begun.state_dict()["head.weight"])
@@ -275,6 +276,32 @@ def test_queue_hands_unfinished_ones_out_anew_after_a_restart(queue: Any) -> Non
 def test_queue_gives_nothing_where_the_start_failed(queue: Any) -> None:
     ray.get(queue.end.remote("initial", "no weights"))
     assert take(queue, 0, 0) is None
+
+
+def test_what_others_start_from_goes_to_all_workers_and_nothing_follows_one_that_fails() -> None:
+    def queue() -> Queue:
+        named: list[Any] = [SimpleNamespace(name=name) for name in ("bags", "coarse", "joint")]
+        return Queue(named[:1], named[1:])
+
+    def given(queue: Queue, team: int | None, turn: int) -> str | None:
+        found = queue.take(team, turn)
+        return None if found is None else found.name
+
+    whole = queue()
+    assert [given(whole, None, 0), given(whole, None, 0)] == ["coarse", "coarse"]
+    # Another worker may ask for the next one before the first has told of the end of this one.
+    assert [given(whole, None, 1), given(whole, None, 2)] == ["joint", None]
+    whole.end("coarse", None)
+    whole.restart()
+    assert [given(whole, None, 0), given(whole, None, 1)] == ["joint", None]
+    whole.end("joint", None)
+    assert [given(whole, 0, 0), given(whole, 1, 0)] == ["bags", None]
+    broken, stopped = queue(), queue()
+    given(broken, None, 0)
+    broken.end("coarse", "the loss is nan")
+    stopped.stop()
+    for ended in (broken, stopped):
+        assert [given(ended, None, 1), given(ended, 0, 0)] == [None, None]
 
 
 @pytest.mark.cluster
