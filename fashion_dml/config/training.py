@@ -143,8 +143,9 @@ class Distill(Section):
         description="who embeds the views; blended: the mean of the weights of the specialist and of the joint model that it began with; joined: the "
         "specialist and the further joint models of specialists.joint_draws, their embeddings side by side",
     )
-    start: Literal["initial", "joint"] = Field(
-        "initial", description="where the student starts; initial: the pretrained trunk; joint: the joint model"
+    start: Literal["initial", "joint", "joints"] = Field(
+        "initial",
+        description="where the student starts; initial: the pretrained trunk; joint: the joint model; joints: the mean of the weights of all joint models",
     )
     steps: Annotated[int, Field(ge=0)] = Field(0, description="steps; 0: as many images as all specialists together")
     images_per_batch: Annotated[int, Field(ge=2)] = Field(32, description="images of a lane's batch")

@@ -1,4 +1,4 @@
-"""Means of weights: a moving average over a training, steadier than its last step, and the middle between two models."""
+"""Means of weights: a moving average over a training, steadier than its last step, and the mean of several models."""
 
 from __future__ import annotations
 
@@ -37,14 +37,16 @@ class Average:
 
 
 @torch.no_grad()
-def halfway(start: Embedder, end: Embedder) -> Embedder:
-    """`end`, in place, with the mean of its weights and those of `start`, from which it was trained; counts stay its own.
+def mean_of(first: Embedder, *others: Embedder) -> Embedder:
+    """`first`, in place, with the mean of all their weights; counts stay its own.
 
-    Weights between the ends of a training are often better than either (Wortsman 2022, Model soups, arXiv 2203.05482; half of the
-    way as in WiSE-FT, arXiv 2109.01903).
+    For models of which one was trained from the other, or that were trained from one start: between those, weights are often better
+    than at the ends (Wortsman 2022, Model soups, arXiv 2203.05482; half of the way as in WiSE-FT, arXiv 2109.01903).
     """
-    theirs = start.state_dict()
-    for name, mine in end.state_dict().items():
+    theirs = [other.state_dict() for other in others]
+    for name, mine in first.state_dict().items():
         if mine.is_floating_point():
-            mine.lerp_(theirs[name], 0.5)
-    return end
+            for state in theirs:
+                mine.add_(state[name])
+            mine.div_(1 + len(theirs))
+    return first

@@ -13,10 +13,12 @@ import torch
 from fashion_dml.data.read import Sources
 from fashion_dml.data.schema import Dataset
 from fashion_dml.losses.lag import LagWeights
+from fashion_dml.models.embedder import Embedder
 from fashion_dml.models.store import load_model
 from fashion_dml.storage import Location, UserError, require_manifest
 from fashion_dml.training import finetune, tracking
 from fashion_dml.training.assignments import FROM_JOINT, INITIAL
+from fashion_dml.training.average import mean_of
 from fashion_dml.training.loop import train
 from fashion_dml.training.queue import Queue
 from fashion_dml.training.recipe import Recipe, finished
@@ -30,6 +32,7 @@ from fashion_dml.training.student import (
     FINETUNED,
     UNIFIED,
     DistillSettings,
+    begun_from,
     distill_plan,
     recipes_for,
     unified_key,
@@ -96,7 +99,7 @@ def _worker(config: dict[str, Any]) -> None:
     dataset = Dataset.open(workspace / "dataset")
     team = join_team(settings.cluster, ray.train.get_context().get_world_size())
     assert team is not None
-    start = FROM_JOINT if settings.distill.start == "joint" else INITIAL
+    start = INITIAL if settings.distill.start == "initial" else FROM_JOINT
     start_together(dataset, workspace / "specialists", {INITIAL: settings} if start == INITIAL else {}, team.rank, queue)
     if ray.get(queue.state.remote())[1]:
         return
@@ -106,7 +109,7 @@ def _worker(config: dict[str, Any]) -> None:
     unified = workspace / UNIFIED
     asks = Listener(queue)
     try:
-        distill(distilled, unified / DISTILLED if after else unified, start, dataset, teachers, settings, team, queue, asks)
+        distill(distilled, unified / DISTILLED if after else unified, dataset, teachers, settings, team, queue, asks)
         for recipe in after:
             finetune.finetune(
                 recipe, unified, dataset, targets, settings, team, lambda progress: queue.report.remote(progress), asks
@@ -120,8 +123,15 @@ def _worker(config: dict[str, Any]) -> None:
         raise
 
 
+def begun(home: Location, settings: DistillSettings) -> Embedder:
+    """The model that the student starts as, of those under `home`: the initial one, or the mean of the joint models it begins with."""
+    if settings.distill.start == "initial":
+        return load_model(home / INITIAL).module
+    return mean_of(*(load_model(home / name / "model").module for name in begun_from(settings)))
+
+
 def distill(
-    recipe: Recipe, output: Location, start: str, dataset: Dataset, teachers: dict[str, Teacher], settings: DistillSettings,
+    recipe: Recipe, output: Location, dataset: Dataset, teachers: dict[str, Teacher], settings: DistillSettings,
     team: Team, queue: Any, asks: Callable[[], Ask],
 ) -> None:  # fmt: skip
     """Distil on this worker of the team, unless it is done. Raises Stopped where that is asked for."""
@@ -129,7 +139,7 @@ def distill(
         return
     torch.manual_seed(settings.seed)
     workspace = Location.of(settings.workspace)
-    embedder = trainable(load_model(workspace / "specialists" / start).module, settings.model, settings.data)
+    embedder = trainable(begun(workspace / "specialists", settings), settings.model, settings.data)
     (dim,) = {t.dim for t in teachers.values()}
     turned = settings.distill.teachers == "joined" and settings.distill.loss != "relational"
     lag = lag_weights(dataset, teachers, settings.distill.lag) if settings.distill.lag else None

@@ -12,7 +12,7 @@ from fashion_dml.data.schema import Dataset
 from fashion_dml.models.embedder import Embedder
 from fashion_dml.models.store import load_model, save_model
 from fashion_dml.storage import Location, require_manifest
-from fashion_dml.training.average import halfway
+from fashion_dml.training.average import mean_of
 from fashion_dml.training.curve import FILE
 from fashion_dml.training.loop import Report, train
 from fashion_dml.training.recipe import Recipe, finished
@@ -64,11 +64,11 @@ def finetune(
 
 
 def blend(recipe: Recipe, unified: Location, start: Location, dataset: Dataset, settings: DistillSettings, team: Team) -> None:
-    """Publish in `blended/model` the middle between the model at `start` and the fine-tuned one, see `halfway`; on one worker."""
+    """Publish in `blended/model` the middle between the model at `start` and the fine-tuned one, see `mean_of`; on one worker."""
     began = time.monotonic()
     first, last, known = load_model(start), load_model(unified / FINETUNED / "model"), finished(unified / FINETUNED, recipe.key)
     assert known is not None
-    embedder = halfway(first.module, last.module)
+    embedder = mean_of(last.module, first.module)
     validation = Validation(dataset, dataset.verticals("train"), recipe.data)
     found = validation.recall(embedder.to(team.device), team.device)
     mean = sum(found.values()) / len(found) if found else -1.0

@@ -10,7 +10,6 @@ from fashion_dml.data.plan import Plan, PlanSettings
 from fashion_dml.data.schema import Dataset
 from fashion_dml.storage import Location, UserError, require_manifest, sha256_json
 from fashion_dml.training.assignments import (
-    FROM_JOINT,
     JOINT,
     NO_PART_OF_A_KEY,
     TrainSettings,
@@ -48,6 +47,21 @@ class DistillSettings(TrainSettings):
                 f"distill.teachers = blended is the middle of the way from the joint model to a specialist, and specialists.start = "
                 f"{self.specialists.start} begins elsewhere; use specialists.start = joint, or distill.teachers = specialists"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _joints(self) -> DistillSettings:
+        if self.distill.start == "joints":
+            if len(self.specialists.joint_draws) < 2:
+                raise ValueError(
+                    "distill.start = joints is the mean of several joint models, and specialists.joint_draws makes one; "
+                    "give it two numbers or more, or use distill.start = joint"
+                )
+            if self.finetune.blend:
+                raise ValueError(
+                    "finetune.blend is the middle of the way from one joint model, and distill.start = joints begins at the mean of several; "
+                    "use distill.start = joint, or finetune.blend = false"
+                )
         return self
 
     @model_validator(mode="after")
@@ -100,8 +114,8 @@ def recipe_for(dataset: Dataset, teachers: dict[str, Teacher], settings: Distill
         total = sum(a.images for a in assignments(dataset, settings, joint=False))
         steps = max(1, round(total / distill_plan(dataset, settings).images_per_step(0)))
     inputs = {v: t.sha256 for v, t in sorted(teachers.items())}
-    if d.start == "joint" or d.teachers == "blended":
-        inputs[JOINT] = joint_start(Location.of(settings.workspace), settings)
+    for name in begun_from(settings):
+        inputs[name] = joint_start(Location.of(settings.workspace), settings, name)
     for name, directory in further_teachers(settings).items():
         inputs[name] = str(require_manifest(directory, made_by="python -m jobs.train_specialists")["sha256"])
     of_views = {"targets", "teachers"} if d.targets == "stored" else set()  # as before there were views
@@ -116,6 +130,13 @@ def recipe_for(dataset: Dataset, teachers: dict[str, Teacher], settings: Distill
     )  # fmt: skip
 
 
+def begun_from(settings: DistillSettings) -> tuple[str, ...]:
+    """Names of the joint models where the student or its teachers start."""
+    if settings.distill.start == "joints":
+        return joint_names(settings.specialists)
+    return (JOINT,) * (settings.distill.start == "joint" or settings.distill.teachers == "blended")
+
+
 def further_teachers(settings: DistillSettings) -> dict[str, Location]:
     """Name -> directory of the models that teach all verticals beside the specialists."""
     names = joint_names(settings.specialists)[1:] if settings.distill.teachers == "joined" else ()
@@ -128,26 +149,26 @@ def recipes_for(dataset: Dataset, teachers: dict[str, Teacher], settings: Distil
     return [distilled, finetune_recipe(distilled, settings)] if settings.finetune.steps else [distilled]
 
 
-def joint_start(workspace: Location, settings: DistillSettings) -> str:
-    """The sha256 of the joint model, where the student or its teachers start. Raises UserError if it isn't there or is another architecture."""
-    directory = workspace / "specialists" / FROM_JOINT
+def joint_start(workspace: Location, settings: DistillSettings, name: str = JOINT) -> str:
+    """The sha256 of a joint model, where the student or its teachers start. Raises UserError if it isn't there or is another architecture."""
+    directory = workspace / "specialists" / name / "model"
     manifest = require_manifest(directory, made_by="python -m jobs.train_specialists")
     from fashion_dml.models.store import load_model  # torch: only where there is a joint model to look at
 
     asked, instead = (
-        ("distill.start = joint", "distill.start = initial")
-        if settings.distill.start == "joint"
+        (f"distill.start = {settings.distill.start}", "distill.start = initial")
+        if settings.distill.start != "initial"
         else ("distill.teachers = blended", "distill.teachers = specialists")
     )
     joint, model, data = load_model(directory), settings.model, settings.data
     theirs = joint.module.settings
-    for name, has, wanted in (
+    for setting, has, wanted in (
         ("model.trunk", theirs.trunk, model.trunk), ("model.dim", theirs.dim, model.dim), ("model.taps", theirs.taps, model.taps),
         ("data.height", joint.height, data.height), ("data.width", joint.width, data.width),
     ):  # fmt: skip
         if has != wanted:
             raise UserError(
-                f"{asked}, but the joint model has {name} = {has} and the student {wanted}; make them equal or use {instead}."
+                f"{asked}, but the {name} model has {setting} = {has} and the student {wanted}; make them equal or use {instead}."
             )
     return str(manifest["sha256"])
 

@@ -15,7 +15,7 @@ from fashion_dml.models.embedder import Embedder
 from fashion_dml.models.store import load_model
 from fashion_dml.storage import Location, UserError
 from fashion_dml.training.assignments import training_products
-from fashion_dml.training.average import halfway
+from fashion_dml.training.average import mean_of
 from fashion_dml.training.student import DistillSettings, further_teachers
 from fashion_dml.training.teachers import Teacher
 
@@ -76,7 +76,7 @@ def view_teachers(
     loaded = {t.model: load_model(Location.of(t.model)).module for t in teachers.values()}
     if settings.distill.teachers == "blended":
         start = load_model(joint).module
-        loaded = {path: halfway(start, specialist) for path, specialist in loaded.items()}
+        loaded = {path: mean_of(specialist, start) for path, specialist in loaded.items()}
     further = [load_model(directory).module for directory in further_teachers(settings).values()]
     mirror = any(t.mirror for t in teachers.values())
     return ViewTeachers(

@@ -131,7 +131,7 @@ def test_the_whole_loop(ray_local: str, tmp_path: Path, capsys: pytest.CaptureFi
     joint = read(tmp_path, "specialists/joint/model/manifest.json")["sha256"]
     assert found["distilled"]["inputs"]["joint"] == found["blended"]["inputs"]["start"] == joint
 
-    joined = distill.model_copy(update={"teachers": "joined"})
+    joined = distill.model_copy(update={"teachers": "joined", "start": "joints"})
     student = distil(validate(DistillSettings, settings.model_copy(update={"distill": joined}).model_dump(mode="json")))
     assert student["inputs"]["joint-2"] == read(tmp_path, "specialists/joint-2/model/manifest.json")["sha256"] != joint
     assert (student["dim"], student["steps"], len(student["validations"])) == (16, 4, 2)

@@ -11,7 +11,7 @@ from train_helpers import embedder, recipe, run_training
 from fashion_dml.config import Optim
 from fashion_dml.data.schema import Dataset
 from fashion_dml.models.store import load_model
-from fashion_dml.training.average import Average, halfway
+from fashion_dml.training.average import Average, mean_of
 
 
 @pytest.mark.parametrize("decay", [0.5, 0.99])
@@ -50,13 +50,15 @@ def test_the_average_is_published_and_the_weights_go_on(small: Dataset, tmp_path
     assert torch.equal(state["progress"]["average"]["head.weight"], model)
 
 
-def test_halfway_is_the_mean_and_counts_are_those_of_the_end(small: Dataset) -> None:
-    start, end = embedder(small, seed=0), embedder(small, seed=1)
-    for module in (start, end):
-        module.register_buffer("count", torch.tensor(3 if module is start else 8))
-    first, last = ({n: v.clone() for n, v in m.state_dict().items()} for m in (start, end))
-    found = halfway(start, end)
-    assert found is end
+def test_mean_of_models_keeps_the_counts_of_the_first(small: Dataset) -> None:
+    models = [embedder(small, seed=seed) for seed in range(3)]
+    for count, module in enumerate(models):
+        module.register_buffer("count", torch.tensor(3 + count))
+    before = [{n: v.clone() for n, v in m.state_dict().items()} for m in models]
+    found = mean_of(*models)
+    assert found is models[0]
     for name, value in found.state_dict().items():
-        torch.testing.assert_close(value, (first[name] + last[name]) / 2 if value.is_floating_point() else last[name])
-    assert all(torch.equal(value, first[name]) for name, value in start.state_dict().items())
+        wanted = sum(state[name] for state in before) / 3 if value.is_floating_point() else before[0][name]
+        torch.testing.assert_close(value, wanted)
+    for module, state in zip(models[1:], before[1:], strict=True):
+        assert all(torch.equal(value, state[name]) for name, value in module.state_dict().items())

@@ -17,6 +17,7 @@ from fashion_dml.data.schema import Dataset
 from fashion_dml.models.embedder import Embedder
 from fashion_dml.models.store import load_model, save_model
 from fashion_dml.storage import Location, UserError
+from fashion_dml.training.distill import begun
 from fashion_dml.training.student import DistillSettings, recipe_for
 from fashion_dml.training.task import DistillTask
 from fashion_dml.training.teachers import write_teachers
@@ -151,6 +152,29 @@ def test_joined_teachers_have_a_part_in_the_key(workspace: Path, small: Dataset)
     assert len(keys) == 2
 
 
+def test_a_student_begins_at_the_mean_of_all_joint_models(workspace: Path, small: Dataset) -> None:
+    teachers = {t.vertical: t for t in written(workspace, small)}
+    save_model(Location.of(workspace / "specialists" / "joint" / "model"), model(6))
+
+    def settings(start: str) -> DistillSettings:
+        values = {"workspace": str(workspace), "data": DATA.model_dump(), "model": MODEL.model_dump()}
+        chosen = {"specialists": JOINED["specialists"], "distill": {"steps": 5, "start": start}}
+        return validate(DistillSettings, values | chosen)
+
+    with pytest.raises(UserError, match=r"joint-2/model: run `python -m jobs\.train_specialists` first"):
+        recipe_for(small, teachers, settings("joints"))
+    for seed, name in ((7, "joint-2"), (8, "joint-3")):
+        save_model(Location.of(workspace / "specialists" / name / "model"), model(seed))
+    found, alone = (recipe_for(small, teachers, settings(start)) for start in ("joints", "joint"))
+    assert set(found.inputs) - set(alone.inputs) == {"joint-2", "joint-3"}
+    assert found.key != alone.key
+    states = [model(seed).state_dict() for seed in (6, 7, 8)]
+    for start, kept in (("joints", states), ("joint", states[:1])):
+        for name, value in begun(Location.of(workspace / "specialists"), settings(start)).state_dict().items():
+            wanted = sum(state[name] for state in kept) / len(kept) if value.is_floating_point() else states[0][name]
+            torch.testing.assert_close(value, wanted)
+
+
 def test_a_teacher_for_photos_of_another_size(workspace: Path, small: Dataset) -> None:
     first, *rest = small.verticals("train")
     other, directory = specialist(workspace, first), Location.of(workspace / "specialists" / first / "model")
@@ -172,6 +196,11 @@ def test_a_teacher_for_photos_of_another_size(workspace: Path, small: Dataset) -
         ({**BLENDED, "specialists": {}}, r"specialists\.start = initial begins elsewhere; use specialists\.start = joint"),
         ({**JOINED, "specialists": {}}, r"specialists\.joint_draws makes none; give it two numbers or more"),
         ({**JOINED, "distill": {"teachers": "joined"}}, r"teachers = joined embed views"),
+        ({"distill": {"start": "joints"}}, r"specialists\.joint_draws makes one; give it two numbers or more"),
+        (
+            {**JOINED, "distill": {"start": "joints"}, "finetune": {"steps": 5, "blend": True}},
+            r"begins at the mean of several; use distill\.start = joint, or finetune\.blend = false",
+        ),
         (
             {**JOINED, "distill": {**JOINED["distill"], "loss": "projection"}},
             r"loss = projection isn't; use l2, cosine or relational",
