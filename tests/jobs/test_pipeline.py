@@ -22,15 +22,12 @@ from fashion_dml.config import (
     Ingest,
     Model,
     Specialists,
-    validate,
 )
 from fashion_dml.inference.encode import Encoder
 from fashion_dml.models.store import load_model
 from fashion_dml.storage import UserError
 from fashion_dml.training.baselines import BaselineSettings
-from fashion_dml.training.student import DistillSettings
 from jobs.baselines import train_baselines
-from jobs.distill import distill as distil
 from jobs.export import ExportSettings, export
 from jobs.pipeline import STAGES, PipelineSettings, pipeline
 
@@ -44,7 +41,9 @@ TINY = {
     "specialists": Specialists(
         epochs=1, min_steps=3, max_steps=3, products_per_batch=3, validate_every=2, checkpoint_every=2, joint_draws=(1, 0.5),
     ),
-    "distill": Distill(steps=3, images_per_batch=4, validate_every=2, checkpoint_every=2),
+    "distill": Distill(
+        steps=3, images_per_batch=4, validate_every=2, checkpoint_every=2, targets="view", teachers="joined", start="joints",
+    ),
     "embed": Embed(batch_images=16),
     "evaluate": Evaluate(bootstrap=20, sheets=1),
     "index": Index(shards=2, thumbnail_side=32),
@@ -96,6 +95,10 @@ def test_the_whole_loop(ray_local: str, tmp_path: Path, capsys: pytest.CaptureFi
     assert sum(manifest["shards"]) == read(tmp_path, "dataset/manifest.json")["images"]
     start, end = (load_model(str(tmp_path / d)).module.state_dict() for d in ("specialists/initial", "unified/model"))
     assert not torch.equal(start["head.weight"], end["head.weight"])
+    student = read(tmp_path, "unified/model/manifest.json")
+    joint, further = (read(tmp_path, f"specialists/{name}/model/manifest.json")["sha256"] for name in ("joint", "joint-2"))
+    assert (student["inputs"]["joint"], student["inputs"]["joint-2"]) == (joint, further)
+    assert (student["dim"], student["steps"], len(student["validations"])) == (16, 3, 2)
     assert Encoder(str(tmp_path / "unified" / "model")).dim == 16
 
     pipeline(settings)
@@ -113,7 +116,7 @@ def test_the_whole_loop(ray_local: str, tmp_path: Path, capsys: pytest.CaptureFi
     recipes = Baselines(recipes=("joint-triplet", "pml-triplet"), images=24)
     trained = train_baselines(BaselineSettings(baselines=recipes, **settings.model_dump(exclude={"baselines"})))
     assert all(m["images"] == 24 for m in trained.values())
-    distill = settings.distill.model_copy(update={"steps": 4, "start": "joint", "targets": "view", "lag": 2.0})
+    distill = settings.distill.model_copy(update={"steps": 4, "start": "joint", "teachers": "specialists", "lag": 2.0})
     finetune = Finetune(steps=2, blend=True, height=48, width=32, validate_every=2, checkpoint_every=2)
     pipeline(settings.model_copy(update={"distill": distill, "finetune": finetune}))
     second = files(tmp_path)
@@ -128,13 +131,7 @@ def test_the_whole_loop(ray_local: str, tmp_path: Path, capsys: pytest.CaptureFi
     assert student["candidates"] == {n: m["validations"][-1]["R@1"] for n, m in found.items()}
     chosen = max(found.values(), key=lambda m: m["validations"][-1]["R@1"])
     assert (student["sha256"], student["inputs"]) == (chosen["sha256"], chosen["inputs"])
-    joint = read(tmp_path, "specialists/joint/model/manifest.json")["sha256"]
     assert found["distilled"]["inputs"]["joint"] == found["blended"]["inputs"]["start"] == joint
-
-    joined = distill.model_copy(update={"teachers": "joined", "start": "joints"})
-    student = distil(validate(DistillSettings, settings.model_copy(update={"distill": joined}).model_dump(mode="json")))
-    assert student["inputs"]["joint-2"] == read(tmp_path, "specialists/joint-2/model/manifest.json")["sha256"] != joint
-    assert (student["dim"], student["steps"], len(student["validations"])) == (16, 4, 2)
 
 
 def test_unknown_stage(tmp_path: Path) -> None:
