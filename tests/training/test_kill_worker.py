@@ -23,6 +23,7 @@ from fashion_dml.data.plan import Cursor
 from fashion_dml.data.schema import Dataset
 from fashion_dml.data.sources.generated.source import read_generated
 from fashion_dml.models.store import load_model
+from fashion_dml.storage import UserError
 from fashion_dml.training.assignments import Assignment, TrainSettings, assignments, plan_for
 from fashion_dml.training.curve import FILE
 from jobs import common
@@ -185,3 +186,13 @@ def test_failing_verticals_are_named_and_the_others_finish(
     report = json.loads((tmp_path / "reports" / "train_specialists.json").read_text())
     assert set(report["failures"]) == {first, second, "joint"}
     assert set(report["models"]) == set(good)
+
+
+def test_no_specialist_begins_where_the_joint_model_failed(ray_local: str, tmp_path: Path) -> None:
+    dataset = small_dataset(tmp_path / "dataset")
+    spoil_images(dataset, dataset.verticals("train")[0])
+    made = settings(tmp_path, workers=2)
+    made = made.model_copy(update={"specialists": made.specialists.model_copy(update={"start": "joint"})})
+    with pytest.raises(UserError, match=r"^3 of 3 trainings failed: (?=.*joint: [^;]*are corrupt)(?=.*: not finished)"):
+        train_specialists(made)
+    assert weights(tmp_path).keys() <= {"initial"}
