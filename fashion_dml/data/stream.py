@@ -1,7 +1,8 @@
 """Executing a plan: batches of tensors for one worker, in the plan's order, through Ray Data or through threads.
 
 Both executors read windows and give the same batches. With Ray Data a read task is a run of windows of one lane, so
-a row group is read once, on any node; several epochs are one execution, since starting one costs seconds.
+a row group is read once, on any node; several epochs are one execution, since starting one costs seconds. Meanwhile a thread
+of the worker reads what comes first.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import heapq
 import itertools
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
@@ -53,10 +55,13 @@ def stream(
     workers: int = 1,
     stats: StreamStats | None = None,
     near: Near | None = None,
+    early: bool = True,
 ) -> Generator[Batch]:
     """`steps` batches for worker `rank` of `workers`, from `start` on; `near` is for plans of hard classes.
 
-    Raises UserError if a worker would get no lane, or when more than `data.max_corrupt` of the images are corrupt.
+    early: while Ray Data starts, a thread of this process reads the first run of each lane, where that fits `data.prefetch_bytes`; not
+    where tasks decode, since one thread would be slower, nor where `sources.labels` says which nodes read. Raises UserError if a
+    worker would get no lane, or when more than `data.max_corrupt` of the images are corrupt.
     """
     if workers > plan.lanes:
         raise UserError(
@@ -69,9 +74,16 @@ def stream(
     pixels = settings.height * settings.width * 3
     room = settings.prefetch_bytes // (len(lanes) * (pixels if in_tasks else ENCODED_BYTES))
     runs = _runs(plan, lanes, start, steps, min(TASK_IMAGES, room))
-    on_ray = settings.executor == "ray"
-    read = (plan, near, sources, runs)
-    tables = _ray_tables(*read, settings, in_tasks) if on_ray else _thread_tables(*read)
+    read = (plan, near, sources)
+    if settings.executor != "ray":
+        tables = _thread_tables(*read, runs)
+    else:
+        first: list[Run] = []
+        if early and not in_tasks and not sources.labels:
+            first = list(itertools.islice(runs, len(lanes)))
+            if max((_images(plan, run) for run in first), default=0) > room:
+                first, runs = [], itertools.chain(first, runs)
+        tables = _one_while_other_starts(_early_tables(*read, first), _ray_tables(*read, runs, settings, in_tasks))
     of_step = len(lanes) * plan.images_per_step(start.epoch) // plan.lanes * pixels
     ready = max(1, min(settings.prefetch_batches, settings.prefetch_bytes // of_step))
     produced = 0
@@ -123,7 +135,7 @@ def _lane_runs(plan: Plan, lane: int, start: Cursor, steps: int, images: int) ->
     run: Run = []
     filled = 0
     for window in plan.windows(lane, start, steps):
-        size = window.batches * window.units * plan.images_per_unit
+        size = _images(plan, [window])
         if run and filled + size > images:
             yield run
             run, filled = [], 0
@@ -133,7 +145,28 @@ def _lane_runs(plan: Plan, lane: int, start: Cursor, steps: int, images: int) ->
         yield run
 
 
-def _thread_tables(plan: Plan, near: Near | None, sources: Sources, runs: Iterator[Run]) -> Iterator[pa.Table]:
+def _images(plan: Plan, run: Run) -> int:
+    return sum(window.batches * window.units * plan.images_per_unit for window in run)
+
+
+def _early_tables(plan: Plan, near: Near | None, sources: Sources, runs: list[Run]) -> Iterator[pa.Table]:
+    """Runs of several lanes, a batch of each in turn, so that few wait for others; a window is read when it is needed."""
+    lanes = [itertools.chain.from_iterable(read_window(plan, w, sources, near) for w in run) for run in runs]
+    for tables in itertools.zip_longest(*lanes):
+        yield from (table for table in tables if table is not None)
+
+
+def _one_while_other_starts(one: Iterator[pa.Table], other: Generator[pa.Table]) -> Generator[pa.Table]:
+    """All of one, then all of the other, whose first table is made in a thread meanwhile."""
+    with closing(other), ThreadPoolExecutor(1, thread_name_prefix="stream-starts") as pool:
+        begun = pool.submit(next, other, None)
+        yield from one
+        if (table := begun.result()) is not None:
+            yield table
+            yield from other
+
+
+def _thread_tables(plan: Plan, near: Near | None, sources: Sources, runs: Iterator[Run]) -> Generator[pa.Table]:
     """Windows read one run ahead in a thread."""
     with closing(ahead(runs, lambda run: [t for w in run for t in read_window(plan, w, sources, near)], 1)) as ready:
         for tables in ready:
@@ -142,11 +175,14 @@ def _thread_tables(plan: Plan, near: Near | None, sources: Sources, runs: Iterat
 
 def _ray_tables(
     plan: Plan, near: Near | None, sources: Sources, runs: Iterator[Run], settings: Data, in_tasks: bool
-) -> Iterator[pa.Table]:
+) -> Generator[pa.Table]:
     """Ray Data executions over all runs, one after the other; several epochs of a small dataset are one execution."""
     import ray
     from ray.data import DataContext, ExecutionResources
 
+    if (first := next(runs, None)) is None:  # a short stream, read early as a whole
+        return
+    runs = itertools.chain([first], runs)
     shared = ray.put((plan, near))
     size = (settings.height, settings.width) if in_tasks else None
     blocks = max(1, min(settings.prefetch_batches, settings.prefetch_bytes // BLOCK_BYTES))

@@ -14,7 +14,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import replace
 from typing import Any
@@ -65,13 +65,12 @@ def plan_of(address: str, products_per_batch: int = 16) -> tuple[Plan, Sources]:
     return Plan(products, settings), Sources(f"{address}/images", "train")
 
 
-def rate(batches: Iterator[Any], size: Callable[[Any], int]) -> tuple[float, float]:
-    """(images/s after the first batch, seconds to the first batch)."""
-    began = time.perf_counter()
+def rate(batches: Iterator[Any], size: Callable[[Any], int]) -> float:
+    """Images/s after the first batch."""
     next(batches)
     first = time.perf_counter()
     images = sum(size(b) for b in batches)
-    return images / (time.perf_counter() - first), first - began
+    return images / (time.perf_counter() - first)
 
 
 def _images(batch: Batch) -> int:
@@ -86,14 +85,24 @@ class StreamWorker:
         torch.set_num_threads(1)
         self.plan, self.sources = plan_of(address)
 
-    def run(self, executor: str, rank: int, steps: int) -> tuple[float, float]:
+    def _stream(self, executor: str, rank: int, *, early: bool) -> Generator[Batch]:
         data = Data(executor=executor)
-        batches = stream(self.plan, self.sources, data, start=Cursor(), steps=steps, rank=rank, workers=WORKERS)
-        return rate(batches, _images)
+        return stream(self.plan, self.sources, data, start=Cursor(), steps=STEPS, rank=rank, workers=WORKERS, early=early)
+
+    def rate(self, executor: str, rank: int) -> float:
+        """Images/s of an executor that reads everything itself."""
+        return rate(self._stream(executor, rank, early=False), _images)
+
+    def first(self, rank: int) -> float:
+        """Seconds to the first batch, as trainings begin."""
+        began = time.perf_counter()
+        with closing(self._stream("ray", rank, early=True)) as batches:
+            next(batches)
+            return time.perf_counter() - began
 
     def peak(self, steps: int) -> int:
         """Peak resident bytes of this process after streaming."""
-        for _ in stream(self.plan, self.sources, Data(), start=Cursor(), steps=steps, rank=0, workers=1):
+        for _ in stream(self.plan, self.sources, Data(), start=Cursor(), steps=steps):
             continue
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
@@ -118,22 +127,19 @@ def stream_rates(address: str) -> tuple[list[Row], dict[str, list[float]]]:
     """Ray Data against the bare loop and against a DataLoader, in turns."""
     workers = [StreamWorker.remote(address) for _ in range(WORKERS)]  # type: ignore[attr-defined]
 
-    def both(executor: str) -> tuple[float, float]:
-        results = ray.get([w.run.remote(executor, r, STEPS) for r, w in enumerate(workers)])
-        return sum(r for r, _ in results), max(f for _, f in results)
+    def both(executor: str) -> float:
+        return sum(ray.get([w.rate.remote(executor, r) for r, w in enumerate(workers)]))
 
     def loader() -> float:
         batches = DataLoader(PlanDataset(address, STEPS, Data()), batch_size=None, num_workers=WORKERS, prefetch_factor=4)
-        return rate(iter(batches), lambda b: len(b[0]))[0]
+        return rate(iter(batches), lambda b: len(b[0]))
 
     both("ray"), both("threads")  # warm up: imports, file cache
     found: dict[str, list[float]] = {n: [] for n in ("ray", "threads", "dataloader", "over_bare", "over_dataloader", "first")}
     for turn in range(TURNS):
         for side in ("threads", "ray", "dataloader")[:: 1 if turn % 2 else -1]:  # the machine's own drift falls on all
-            images, first = (loader(), 0.0) if side == "dataloader" else both(side)
-            found[side].append(images)
-            if side == "ray":
-                found["first"].append(first)
+            found[side].append(loader() if side == "dataloader" else both(side))
+        found["first"].append(max(ray.get([w.first.remote(r) for r, w in enumerate(workers)])))
         found["over_bare"].append(found["ray"][-1] / found["threads"][-1])
         found["over_dataloader"].append(found["ray"][-1] / found["dataloader"][-1])
     for worker in workers:
@@ -168,7 +174,9 @@ class Trainer:
         """(images/s after the first steps, seconds waited for data meanwhile)."""
         stats = StreamStats()
         steps = TO_COME * TRAIN_STEPS
-        with closing(stream(self.plan, self.sources, self.data, start=Cursor(), steps=steps, stats=stats)) as streamed:
+        with closing(
+            stream(self.plan, self.sources, self.data, start=Cursor(), steps=steps, stats=stats, early=False)
+        ) as streamed:
             batches: Iterator[Batch] = streamed
             if synthetic:
                 one = next(streamed)

@@ -37,12 +37,10 @@ def sources(dataset: Dataset, targets: Path | None = None) -> Sources:
 
 def collect(
     dataset: Dataset, steps: int, data: Data = THREADS, *, settings: PlanSettings = PLAN, start: Cursor = Cursor(), rank: int = 0,
-    workers: int = 1, stats: StreamStats | None = None, targets: Path | None = None,
+    workers: int = 1, stats: StreamStats | None = None, targets: Path | None = None, early: bool = False,
 ) -> list[Batch]:  # fmt: skip
-    plan = training_plan(dataset, settings)
-    return list(
-        stream(plan, sources(dataset, targets), data, start=start, steps=steps, rank=rank, workers=workers, stats=stats)
-    )
+    plan, read = training_plan(dataset, settings), sources(dataset, targets)
+    return list(stream(plan, read, data, start=start, steps=steps, rank=rank, workers=workers, stats=stats, early=early))
 
 
 def same(left: list[Batch], right: list[Batch]) -> None:

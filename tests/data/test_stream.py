@@ -12,8 +12,10 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -29,6 +31,7 @@ from fashion_dml.data.ray_data import Unhurried, quiet_context
 from fashion_dml.data.read import read_window
 from fashion_dml.data.schema import Dataset
 from fashion_dml.data.stream import StreamStats, _reader, stream
+from fashion_dml.data.stream import _ray_tables as ray_tables
 from fashion_dml.storage import UserError
 
 IMAGES = replace(PLAN, mode="images")
@@ -134,6 +137,33 @@ def test_ray_data_and_threads_give_the_same_batches(
     same(collect(small, 5, data, settings=IMAGES, targets=tmp_path), collect(small, 5, settings=IMAGES, targets=tmp_path))
 
 
+@pytest.mark.cluster
+@pytest.mark.parametrize("images", [1, 2048], ids=["both", "early alone"])
+def test_batches_come_before_ray_data_has_started(
+    images: int, ray_local: str, small: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run is a window, or all there is: Ray Data, held up until the first batch is there, reads the rest, or nothing."""
+    started, read = threading.Event(), []
+
+    def held_up(*args: Any) -> Iterator[pa.Table]:
+        assert started.wait(60)
+        for table in ray_tables(*args):
+            read.append(table)
+            yield table
+
+    monkeypatch.setattr("fashion_dml.data.stream._ray_tables", held_up)
+    monkeypatch.setattr("fashion_dml.data.stream.TASK_IMAGES", images)
+    for rank, workers in ((0, 1), (1, 2)):
+        started.clear()
+        read.clear()
+        plan = training_plan(small)
+        batches = stream(plan, sources(small), on_ray("worker"), start=plan.cursor(4), steps=9, rank=rank, workers=workers)
+        first = next(batches)
+        started.set()
+        same([first, *batches], collect(small, 9, start=plan.cursor(4), rank=rank, workers=workers))
+        assert (len(read) > 0) == (images == 1)
+
+
 @pytest.mark.parametrize("room", [1 << 20, 256 << 20])
 def test_no_more_batches_are_ready_than_their_bytes_allow(room: int, small: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     """A step of 3 lanes x 4 images of 128 x 224 x 3 is a megabyte: one is ready and one waits to be, whatever the number allows."""
@@ -172,7 +202,7 @@ def test_ray_data_leaves_the_cpu_to_a_trainer_that_is_slower(
     monkeypatch.setattr(Unhurried, "on_execution_step", counted)
     settings = on_ray("worker").model_copy(update={"prefetch_bytes": 1 << 20})
     plan = training_plan(small)
-    batches = stream(plan, sources(small), settings, start=Cursor(), steps=40 * plan.steps(0))
+    batches = stream(plan, sources(small), settings, start=Cursor(), steps=40 * plan.steps(0), early=False)
     with closing(batches):
         next(batches)
         looked = len(began)
