@@ -62,9 +62,9 @@ def times(record: Record) -> Times:
     return Times(begun - record.submitted, ended - begun)
 
 
-def parts(record: Record, keep_every: int) -> Parts:
-    """The costs that a run of one worker shows. It must have trained twice at least, and both with and without validations."""
-    found: dict[str, list[tuple[float, float, int]]] = defaultdict(list)  # seconds, core seconds, steps
+def intervals(record: Record, keep_every: int) -> dict[str, list[tuple[Event, Event]]]:
+    """The times between two events of a training, by what was done in them: step, or what else `Parts` names."""
+    found: dict[str, list[tuple[Event, Event]]] = defaultdict(list)
     by_name: dict[str, list[Event]] = defaultdict(list)
     for event in record.events:
         by_name[event.name].append(event)
@@ -77,7 +77,16 @@ def parts(record: Record, keep_every: int) -> Parts:
                 kind = "publish"
             elif a.step % keep_every == 0:
                 kind = "keep"
-            found[kind].append((b.at - a.at, _cpu(record, b.at) - _cpu(record, a.at), b.step - a.step if b.step else 0))
+            found[kind].append((a, b))
+    return found
+
+
+def parts(record: Record, keep_every: int) -> Parts:
+    """The costs that a run of one worker shows. It must have trained twice at least, and both with and without validations."""
+    found = {  # seconds, core seconds, steps
+        kind: [(b.at - a.at, _cpu(record, b.at) - _cpu(record, a.at), b.step - a.step if b.step else 0) for a, b in pairs]
+        for kind, pairs in intervals(record, keep_every).items()
+    }
     if missing := {"first", "later", "step", "keep", "publish"} - set(found):
         raise UserError(f"The run shows no {', '.join(sorted(missing))}: let it train longer, and more than one training.")
     steps = sum(n for *_, n in found["step"])
