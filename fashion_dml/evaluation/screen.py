@@ -1,8 +1,8 @@
 """Ranks of the relevant items from few exact scores: a cheap product says which wrong items can matter.
 
 A rank needs only the wrong items that score above some relevant one, and a metric that ends at place C (R@K, R-Precision,
-MAP@R: C = max(R, K)) only the first C. So the product is computed in bfloat16, where the processor has tiles for it
-(several times as fast as float32), with a bound E on its error:
+MAP@R: C = max(R, K)) only the first C. So the product is computed in bfloat16, where the processor has instructions
+for it (two to several times as fast as float32), with a bound E on its error:
 
     |<x', y'> - <x, y>|  <=  |x - x'| |y'| + |x| |y - y'| + rounding of the sum       (Cauchy and Schwarz; ' is rounded)
 
@@ -43,6 +43,13 @@ def worthwhile(columns: Columns, deepest: int) -> bool:
     return columns.count > 0 and total >= 4096 and 8 * deepest <= total // group_of(total)
 
 
+def has_bfloat16() -> bool:
+    """Whether the processor multiplies bfloat16 faster than float32: in tiles (AMX), or in pairs (AVX-512 BF16)."""
+    import torch
+
+    return bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
+
+
 class Screen:
     """Rough columns, for panels of at most `rows` queries; `memory_bytes` for all threads together."""
 
@@ -51,12 +58,12 @@ class Screen:
 
         self.columns = columns
         vectors = columns.vectors
-        tiles = vectors.device.type == "cpu" and torch.cpu._is_amx_tile_supported()
-        self.type = torch.bfloat16 if tiles else torch.float32
+        halves = vectors.device.type == "cpu" and has_bfloat16()
+        self.type = torch.bfloat16 if halves else torch.float32
         # Bit patterns of floats above zero are ordered like integers, and maxima of integers are faster.
-        self.bits = torch.int16 if tiles else torch.int32
-        self.rough = vectors.to(self.type) if tiles else vectors
-        self.error = float((vectors - self.rough).norm(dim=1).max()) if tiles else 0.0
+        self.bits = torch.int16 if halves else torch.int32
+        self.rough = vectors.to(self.type) if halves else vectors
+        self.error = float((vectors - self.rough).norm(dim=1).max()) if halves else 0.0
         self.group = group_of(len(vectors))
         # Rough scores, those of hit groups with their places, and the relevant vectors; beside them the vectors scored again.
         dim, share = vectors.shape[1], memory_bytes // threads

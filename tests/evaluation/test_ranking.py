@@ -34,10 +34,10 @@ def through(engine, vectors, labels, rows, *more):
     return engine.ranks(torch.from_numpy(vectors[rows]), columns.find(labels[rows]), hidden, *more)
 
 
-@pytest.mark.parametrize("tiles", [True, False])
+@pytest.mark.parametrize("halves", [True, False])
 @pytest.mark.parametrize("noise", [0.3, 1.5, 6.0])
-def test_screen_gives_the_ranks_of_dense_and_of_the_definition(monkeypatch, tiles, noise):
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: tiles)
+def test_screen_gives_the_ranks_of_dense_and_of_the_definition(monkeypatch, halves, noise):
+    monkeypatch.setattr("fashion_dml.evaluation.screen.has_bfloat16", lambda: halves)
     vectors, labels = problem(3, noise=noise)
     columns = Columns.of(vectors, labels, "cpu")
     rows = np.random.default_rng(0).integers(0, len(labels), 64)
