@@ -14,7 +14,7 @@ BEGIN, END = "<!-- benchmark: written by `make bench` -->", "<!-- end of benchma
 WHAT = {
     "evaluate/time_over_gemm": "R@K, MAP@R and R-Precision of 60,000 images over the float32 matrix product alone",
     "evaluate/time_over_gemm_whole_list": "the same with mAP over the whole list",
-    "evaluate/time_over_pml": "at 20,000 over pytorch-metric-learning's AccuracyCalculator, equal values",
+    "evaluate/time_over_pml_max_bin": "at 20,000 over pytorch-metric-learning's AccuracyCalculator, equal values",
     "evaluate/time_over_pml_full_map": "mAP over the whole list at 5,000 over AccuracyCalculator, equal values",
     "evaluate/extra_memory_mb": "memory beside the inputs at 60,000",
     "index/flat_1_over_bandwidth": "one exact query over reading the 100,000 vectors once",
@@ -60,7 +60,7 @@ WHAT = {
 
 
 def table(reports: Mapping[str, dict[str, Any]]) -> str:
-    """Markdown of all rows that have a sentence; those with parts (`name/part/part`) in one line a part. reports: by subject."""
+    """Markdown of all rows that have a sentence or a goal; those with parts (`name/part/part`) in one line a part. reports: by subject."""
     lines = []
     for subject, report in reports.items():
         lines += [
@@ -72,10 +72,10 @@ def table(reports: Mapping[str, dict[str, Any]]) -> str:
         several: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
         for row in report["rows"]:
             name, *parts = row["name"].split("/")
-            if f"{subject}/{name}" in WHAT:
+            if f"{subject}/{name}" in WHAT or row["goal"] is not None:
                 several[name, parts[0] if len(parts) > 1 else ""].append(row)
         for (name, part), rows in several.items():
-            what = WHAT[f"{subject}/{name}"] + (f": {part}" if part else "")
+            what = WHAT.get(f"{subject}/{name}", f"`{name}`") + (f": {part}" if part else "")
             lines.append(f"| {what} | {' · '.join(_value(row, len(rows) > 1) for row in rows)} | {_goal(rows[0])} |")
         lines.append("")
     machines = sorted({_machine(report) for report in reports.values()})
