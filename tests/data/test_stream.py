@@ -32,6 +32,7 @@ from fashion_dml.data.read import read_window
 from fashion_dml.data.schema import Dataset
 from fashion_dml.data.stream import StreamStats, _reader, stream
 from fashion_dml.data.stream import _ray_tables as ray_tables
+from fashion_dml.data.stream import _thread_tables as thread_tables
 from fashion_dml.storage import UserError
 
 IMAGES = replace(PLAN, mode="images")
@@ -162,6 +163,26 @@ def test_batches_come_before_ray_data_has_started(
         started.set()
         same([first, *batches], collect(small, 9, start=plan.cursor(4), rank=rank, workers=workers))
         assert (len(read) > 0) == (images == 1)
+
+
+@pytest.mark.parametrize(
+    ("labels", "room", "early"), [({}, 256 << 20, True), ({"role": "data"}, 256 << 20, False), ({}, 1 << 19, False)]
+)
+def test_the_trainer_reads_early_what_fits_and_where_nobody_else_is_named(
+    labels: dict[str, str], room: int, early: bool, small: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three lanes of windows of 12 images: half a megabyte holds five of a lane, by their limit. What is left to Ray Data is read by threads here."""
+    given = []
+
+    def left(plan: Any, near: Any, read: Any, runs: Any, *_: Any) -> Any:
+        given.extend(runs)
+        return thread_tables(plan, near, read, iter(given))
+
+    monkeypatch.setattr("fashion_dml.data.stream._ray_tables", left)
+    plan, data = training_plan(small), on_ray("worker").model_copy(update={"prefetch_bytes": room})
+    steps = 3 * plan.steps(0)
+    same(list(stream(plan, replace(sources(small), labels=labels), data, start=Cursor(), steps=steps)), collect(small, steps))
+    assert any((run[0].epoch, run[0].first_step) == (0, 0) for run in given) != early
 
 
 @pytest.mark.parametrize("room", [1 << 20, 256 << 20])
