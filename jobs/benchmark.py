@@ -10,8 +10,6 @@ Writes `reports/benchmark-NAME.json` for each subject, and a table and a plot of
 from __future__ import annotations
 
 import importlib
-import os
-import platform
 import subprocess
 import sys
 import time
@@ -25,6 +23,7 @@ from pydantic import Field
 from fashion_dml.config import JobSettings
 from fashion_dml.storage import Location, UserError
 from jobs.benchmarks import Row, summary
+from jobs.benchmarks.machine import machine
 from jobs.common import connect, main, print_table
 
 SUBJECTS = (
@@ -95,7 +94,7 @@ def one(name: str, workspace: str) -> None:
     began = time.monotonic()
     rows, details = measured(name, workspace)
     (Location.of(workspace) / "reports" / f"benchmark-{name}.json").write_json({
-        "machine": {"processor": platform.machine(), "cpus": os.cpu_count(), "system": platform.platform(terse=True)},
+        "machine": machine(),
         "versions": {p: version(p) for p in ("fashion-dml", "ray", "torch", "pyarrow", "numpy")},
         "rows": [asdict(r) for r in rows], "details": details, "seconds": round(time.monotonic() - began, 1),
     })  # fmt: skip
