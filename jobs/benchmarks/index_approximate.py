@@ -15,6 +15,7 @@ from typing import Any
 import faiss
 import numpy as np
 
+from fashion_dml.index.calls import faiss_search
 from fashion_dml.index.choose import choose
 from jobs.benchmarks import Row
 from jobs.benchmarks.index_versions import AT, DIM, RECALL, Sizes, embeddings, embeddings_of_products, write_version
@@ -87,11 +88,11 @@ def approximate_rows(sizes: Sizes, root: Path) -> tuple[list[Row], dict[str, Any
 
     def of_graph(asked: np.ndarray, effort: int) -> np.ndarray:
         depth = faiss.SearchParametersHNSW(efSearch=effort)  # type: ignore[attr-defined]
-        return graph.search(asked, AT, params=depth)[1]
+        return faiss_search(graph, asked, AT, depth)[1]
 
     def of_cells(asked: np.ndarray, effort: int) -> np.ndarray:
         visited = faiss.SearchParametersIVF(nprobe=effort)  # type: ignore[call-arg]
-        return cells.search(asked, AT, params=visited)[1]
+        return faiss_search(cells, asked, AT, visited)[1]
 
     # Rows are sorted by product; an item's number stands in its id.
     number = np.array([int(shard.item_id(row).removeprefix("item-")) for row in range(len(vectors))])
