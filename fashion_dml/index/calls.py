@@ -32,6 +32,16 @@ def read_faiss(file: Path) -> faiss.Index:
     return faiss.read_index(str(file), faiss.IO_FLAG_MMAP_IFC)
 
 
+def set_codes(index: Any, codes: np.ndarray, rows: int, owner: Any) -> None:
+    """Let an empty index search `codes`, uint8 [n] from their first byte on, as those of so many rows. They are the caller's to keep.
+
+    owner: of the codes of an index that was read mapped, the only one that FAISS's Python makes; what it owns doesn't matter.
+    """
+    start = faiss.cast_integer_to_uint8_ptr(codes.ctypes.data)  # type: ignore[attr-defined]
+    index.codes = faiss.MaybeOwnedVectorUInt8.create_view(start, rows * index.sa_code_size(), owner)  # type: ignore[attr-defined]
+    index.ntotal = rows
+
+
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
     """FAISS has one thread meanwhile, in this thread: for many small pieces of work, after each of which several would wait."""

@@ -11,7 +11,7 @@ import numpy as np
 
 from fashion_dml.index.calls import faiss_search, read_faiss
 from fashion_dml.index.cells import Cells
-from fashion_dml.index.manifest import CANDIDATES, CODES, VECTORS, Effort
+from fashion_dml.index.manifest import CANDIDATES, CODES, ROUGH, VECTORS, Effort
 from fashion_dml.index.store import Store
 from fashion_dml.storage import UserError
 
@@ -69,8 +69,8 @@ class Candidates:
 
 
 def open_files(kind: str, files: Mapping[str, Path], *, threads: int) -> tuple[Store, Candidates | None]:
-    """A shard's files by name (VECTORS, CODES and, of an approximate kind with rows, CANDIDATES), mapped; FAISS gets `threads`
-    threads in this process."""
+    """A shard's files by name (VECTORS, CODES and, of an approximate kind with rows, CANDIDATES; ROUGH where there is one), mapped; FAISS
+    gets `threads` threads in this process."""
     faiss.omp_set_num_threads(max(1, threads))
-    store = Store.mapped(files[VECTORS], files[CODES])
+    store = Store.mapped(files[VECTORS], files[CODES], files.get(ROUGH))
     return store, Candidates(kind, read_faiss(files[CANDIDATES]), store) if CANDIDATES in files else None

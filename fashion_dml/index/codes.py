@@ -1,6 +1,7 @@
 """How vectors are stored, and by which of two ways they are searched: FAISS's scan of the codes, or decoding and a matrix product.
 
-From how many queries on the second is faster depends on dimension, threads and machine: it is measured once a process.
+From how many queries on the second is faster depends on dimension, threads and machine: it is measured once a process. A scan may also
+be of a smaller copy (rough.py).
 """
 
 from __future__ import annotations
@@ -31,6 +32,11 @@ STORES: dict[str, Callable[[int], faiss.Index]] = {
 }
 
 
+def byte_index(dim: int) -> faiss.Index:
+    """An empty index of whole numbers from -128 to 127, stored as 128 more, for queries of such numbers."""
+    return _quantizer(faiss.ScalarQuantizer.QT_8bit_direct_signed)(dim)
+
+
 def block_rows(queries: int) -> int:
     """Rows of one product with so many queries: its scores stay in cache, and so do vectors that are decoded for it.
 
@@ -43,23 +49,29 @@ def block_rows(queries: int) -> int:
 
 
 @functools.cache
-def many_queries(dim: int, threads: int, half: bool) -> int:
-    """From how many queries on decoding and a matrix product are faster than FAISS's scan of the codes a query, by this process's
-    threads: 2 to 32; half: fp16, else int8."""
+def many_queries(dim: int, threads: int, store: str, *, rough: bool = False) -> int:
+    """From how many queries on a matrix product of the vectors, decoded where they are stored as fp16 or int8, is faster than FAISS's scan
+    of the codes a query, by this process's threads: 2 to 32. rough: the scan is of the copy of fashion_dml.index.rough."""
     del threads  # FAISS's setting; it tells apart what was measured
     rng = np.random.default_rng(0)
-    index: Any = STORES["fp16" if half else "int8"](dim)
+    index: Any = STORES[store](dim)
     vectors = rng.standard_normal((BLOCK_ROWS, dim), dtype=np.float32)
     index.train(vectors)
     index.add(vectors)
+    scanned = index
+    if rough:
+        scanned = byte_index(dim)
+        scanned.add(np.rint(20 * vectors).clip(-127, 127))
     codes = faiss.rev_swig_ptr(index.codes.data(), index.codes.size()).reshape(BLOCK_ROWS, -1)
     queries = rng.standard_normal((MOST_QUERIES, dim), dtype=np.float32)
 
     def product(n: int) -> None:
-        for start in range(0, BLOCK_ROWS, block_rows(n)):
-            np.dot(index.sa_decode(codes[start : start + block_rows(n)]), queries[:n].T)
+        step = block_rows(n)
+        for start in range(0, BLOCK_ROWS, step):
+            part = slice(start, start + step)
+            np.dot(vectors[part] if store == "fp32" else index.sa_decode(codes[part]), queries[:n].T)
 
-    scan = _fastest(lambda: faiss_search(index, queries[:1], 10, None))
+    scan = _fastest(lambda: faiss_search(scanned, queries[:1], 10, None))
     counts = (n for n in (2, 3, 4, 6, 8, 12, 16, 24) if _fastest(functools.partial(product, n)) < n * scan)
     return next(counts, MOST_QUERIES)
 

@@ -24,6 +24,7 @@ KIND = "index"
 KINDS = ("flat", "ivf", "ivf_pq", "hnsw")
 CURRENT = "CURRENT"
 VECTORS, CODES = "vectors.faiss", "vectors.bin"
+ROUGH = "rough.bin"  # where it pays (rough.py)
 CANDIDATES = "candidates.faiss"
 ITEMS = "items.arrow"
 MADE_BY = "python -m jobs.build_index"

@@ -1,4 +1,5 @@
-"""Writing one shard: vectors.faiss and vectors.bin, items.arrow and, for an approximate kind, candidates.faiss, row for row.
+"""Writing one shard: vectors.faiss and vectors.bin, items.arrow and, for an approximate kind, candidates.faiss, row for row; for the kind
+flat rough.bin, where it pays.
 
 Rows are sorted by vertical, so a vertical filter is a range of rows. Vectors and
 items are written batch by batch and never held together: memory is the ids of items and products, and what proposes.
@@ -15,8 +16,10 @@ import faiss
 import numpy as np
 import pyarrow as pa
 
+from fashion_dml.index import rough
 from fashion_dml.index.fill import Filling
-from fashion_dml.index.manifest import CANDIDATES, CODES, ITEM_ID, ITEMS, VECTORS
+from fashion_dml.index.manifest import CANDIDATES, CODES, ITEM_ID, ITEMS, ROUGH, VECTORS
+from fashion_dml.index.store import Store
 from fashion_dml.index.train import Trained, train
 from fashion_dml.storage import UserError
 
@@ -149,6 +152,9 @@ class SegmentWriter:
         self._sink.close()
         self._codes.close()
         faiss.write_index(self._store, str(self._directory / VECTORS))
+        stored = Store.mapped(self._directory / VECTORS, self._directory / CODES)
+        if self._filling is None and rough.worthwhile(stored):
+            rough.write(self._directory / ROUGH, stored)
         if self._filling is not None:  # a graph goes without its copy of the vectors: it is given the store when opened
             self._filling.close()
             faiss.write_index(self._candidates, str(self._directory / CANDIDATES), faiss.IO_FLAG_SKIP_STORAGE)  # type: ignore[call-overload]

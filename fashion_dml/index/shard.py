@@ -20,6 +20,7 @@ from fashion_dml.index.manifest import (
     CODES,
     ITEMS,
     MADE_ANEW,
+    ROUGH,
     VECTORS,
     IndexManifest,
     load,
@@ -63,6 +64,7 @@ class Shard:
         manifest = load(index, version)
         name = shard_name(shard)
         names = [VECTORS, CODES, ITEMS] + [CANDIDATES] * (manifest.kind != "flat" and manifest.shards[shard] > 0)
+        names += [ROUGH] * (f"{name}/{ROUGH}" in manifest.files)
         files = {file: verified_file(index, manifest, f"{name}/{file}") for file in names}
         store, candidates = open_files(manifest.kind, files, threads=threads)
         if gpu and store.rows:

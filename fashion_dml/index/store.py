@@ -8,15 +8,17 @@ of the codes, FAISS scans.
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import faiss
 import numpy as np
 
-from fashion_dml.index.calls import faiss_search, read_faiss
+from fashion_dml.index.calls import faiss_search, read_faiss, set_codes
 from fashion_dml.index.codes import block_rows, many_queries
+from fashion_dml.index.rough import WIDER, Rough
 from fashion_dml.index.select import Selection
 from fashion_dml.storage import UserError
 
@@ -26,15 +28,20 @@ COPIED_ROWS = 1024  # vectors copied or decoded at a time: they are still in cac
 QUERIES = 512  # of one product; more are asked one batch after the other
 
 
+Search = Callable[[np.ndarray, int, Any], tuple[np.ndarray, np.ndarray]]
+"""(queries, neighbours, FAISS's parameters) to (scores, rows) [Q, width]; scores may be what the true ones are at most."""
+
+
 class Store:
     """The vectors of a shard; their codes may be a mapped file. Not changed by searches.
 
-    Attributes: rows (N), dim (D), index (the same as a flat FAISS index).
+    Attributes: rows (N), dim (D), index (the same as a flat FAISS index), stored (how, a key of `codes.STORES`).
     """
 
     def __init__(self, index: faiss.Index, codes: np.ndarray | None = None) -> None:
         """codes: uint8 [N, bytes a vector], those of `index` where it has none of its own."""
         self.index = index
+        self._rough: Rough | None = None
         self.rows, self.dim = int(index.ntotal), int(index.d)
         if codes is None:
             held = index.codes  # type: ignore[attr-defined]
@@ -44,11 +51,12 @@ class Store:
         half = isinstance(index, faiss.IndexScalarQuantizer) and index.sq.qtype == faiss.ScalarQuantizer.QT_fp16
         self._typed = self._codes.view(np.float16) if half else self._plain
         self._memory = threading.local()
-        self._many = 1 if self._plain is not None else many_queries(self.dim, faiss.omp_get_max_threads(), half)
+        self.stored = "fp32" if self._plain is not None else "fp16" if half else "int8"
+        self._many = 1 if self._plain is not None else many_queries(self.dim, faiss.omp_get_max_threads(), self.stored)
 
     @classmethod
-    def mapped(cls, empty: Path, codes: Path) -> Store:
-        """The store of a file of codes, mapped; empty: the file of the empty index that knows how to read them.
+    def mapped(cls, empty: Path, codes: Path, rough: Path | None = None) -> Store:
+        """The store of a file of codes, mapped; empty: the file of the empty index that knows how to read them; rough: their copy.
 
         Codes have a file of their own because they begin at its start: behind the head of a FAISS file no number is aligned, and a
         matrix product would copy all of them first. Raises UserError where the codes end within a vector.
@@ -61,11 +69,11 @@ class Store:
         if not rows:
             return cls(index)
         mapped = np.memmap(codes, np.uint8, "r")
-        owner = index.codes.owner  # type: ignore[attr-defined]  # of the empty file's mapping; ours is kept by the store
-        start = faiss.cast_integer_to_uint8_ptr(mapped.ctypes.data)  # type: ignore[attr-defined]
-        index.codes = faiss.MaybeOwnedVectorUInt8.create_view(start, mapped.size, owner)  # type: ignore[attr-defined]
-        index.ntotal = rows
-        return cls(index, np.asarray(mapped))
+        set_codes(index, mapped, rows, index.codes.owner)  # type: ignore[attr-defined]
+        store = cls(index, np.asarray(mapped))
+        if rough is not None:
+            store._rough = Rough.mapped(rough, store)
+        return store
 
     def vectors(self, rows: np.ndarray | slice) -> np.ndarray:
         """The stored vectors of these rows, decoded, float32 [n, D]; those of a slice of a store fp32 are not copied."""
@@ -119,11 +127,17 @@ class Store:
                 chosen = first + np.flatnonzero(inside)
             else:
                 asked = int(np.ceil(width / share))
-            if len(queries) < self._many:
-                scores, rows = self._scanned(queries, asked, first, last, None if chosen is None else inside)
-            else:
+            held = last - first if chosen is None else len(chosen)
+            scan: Search | None = None
+            if self._rough is not None and self._rough.suits(len(queries), asked, held, last - first):
+                scan, asked = self._rough.search, WIDER * asked
+            elif len(queries) < self._many:
+                scan = partial(faiss_search, self.index)
+            if scan is None:
                 scores, rows = self._multiplied(queries, asked, first, last, chosen)
-            if asked < (last - first if chosen is None else len(chosen)):
+            else:
+                scores, rows = self._scanned(scan, queries, asked, first, last, None if chosen is None else inside)
+            if asked < held:
                 floor = np.maximum(floor, scores.min(axis=1))
             found.append(rows if kept is None else np.where((rows >= 0) & kept[rows], rows, -1))
         return np.concatenate(found, axis=1) if found else np.empty((len(queries), 0), np.int64), floor
@@ -165,9 +179,9 @@ class Store:
         return np.asarray(self.index.sa_decode(codes, out[: len(codes)]))
 
     def _scanned(
-        self, queries: np.ndarray, width: int, first: int, last: int, inside: np.ndarray | None
+        self, scan: Search, queries: np.ndarray, width: int, first: int, last: int, inside: np.ndarray | None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The same of the range, or of its rows where `inside`, bool [last - first], is true, by FAISS's scan of the codes."""
+        """The same of the range, or of its rows where `inside`, bool [last - first], is true, by a scan of codes."""
         selector: Any = None
         count = last - first
         if inside is not None:
@@ -179,7 +193,7 @@ class Store:
         elif count < self.rows:
             selector = faiss.IDSelectorRange(first, last)
         params = None if selector is None else faiss.SearchParameters(sel=selector)  # type: ignore[call-arg]
-        return faiss_search(self.index, queries, min(width, count), params)
+        return scan(queries, min(width, count), params)
 
 
 def _product(vectors: np.ndarray, transposed: np.ndarray, out: np.ndarray) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+import contextlib
+from collections.abc import Container, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 
+from fashion_dml.index import rough
 from fashion_dml.index.filters import EVERYTHING, Filter
 from fashion_dml.index.manifest import KIND, Effort, activate, shard_name, version_dir
 from fashion_dml.index.segment import write_segment
@@ -16,6 +19,14 @@ from fashion_dml.storage import Location, write_manifest
 
 VERTICALS = ("bags", "dresses", "shoes")
 VOCABULARY = ("colour=Black", "pattern=Solid")
+
+
+@contextlib.contextmanager
+def rough_copies(made: bool) -> Iterator[None]:
+    """Shards that are written get a copy of one byte a number, however small they are, and searches use it for any k; or none gets it."""
+    least = 1 if made else 1 << 60
+    with mock.patch.object(rough, "LEAST_BYTES", least), mock.patch.object(rough, "ROWS_A_CANDIDATE", 0):
+        yield
 
 
 @dataclass(frozen=True)

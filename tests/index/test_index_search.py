@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from index_catalogue import VERTICALS, VOCABULARY, Catalogue
+from index_catalogue import VERTICALS, VOCABULARY, Catalogue, rough_copies
 
 import fashion_dml.index.store as store_module
 from fashion_dml.index.filters import Filter
@@ -42,9 +42,9 @@ FILTERS = st.builds(
 @given(
     n=st.integers(1, 150), dim=st.sampled_from([2, 5, 16]), seed=st.integers(0, 9999), k=st.integers(1, 40),
     shards=st.integers(1, 3), distinct=st.sampled_from([None, 1, 4]), grouped=st.booleans(), where=FILTERS,
-    queries=st.integers(1, 40), dead_share=st.sampled_from([0, 0.1, 0.9, 1]),
+    queries=st.integers(1, 40), dead_share=st.sampled_from([0, 0.1, 0.9, 1]), copied=st.booleans(),
 )  # fmt: skip
-def test_equals_brute_force(n, dim, seed, k, shards, distinct, grouped, where, queries, dead_share):
+def test_equals_brute_force(n, dim, seed, k, shards, distinct, grouped, where, queries, dead_share, copied):
     catalogue = Catalogue.random(n, dim, seed, distinct=distinct)
     rng = np.random.default_rng(seed + 1)
     asked = rng.standard_normal((queries, dim)).astype(np.float32)
@@ -52,7 +52,7 @@ def test_equals_brute_force(n, dim, seed, k, shards, distinct, grouped, where, q
     asked[0] = catalogue.vectors[0]
     where = replace(where, verticals=tuple(v for v in where.verticals if v in catalogue.verticals))
     dead = {i for i in catalogue.item_ids if rng.random() < dead_share}
-    with tempfile.TemporaryDirectory() as place:
+    with tempfile.TemporaryDirectory() as place, rough_copies(copied):
         index = Location.of(place)
         catalogue.write(index, "v1", shards=shards)
         opened = [Shard.open(index, "v1", s) for s in range(shards)]
