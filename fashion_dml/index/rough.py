@@ -30,7 +30,7 @@ LEVELS = 127  # codes are -127 to 127; the file has each 128 higher
 LEAST_BYTES = 4 << 20  # of vectors: fewer come from a processor's cache, whatever their type
 WIDER = 3  # times as many candidates are asked for as of the vectors themselves
 ROWS_A_CANDIDATE = 200  # at least: scoring a candidate takes as long as scanning so many rows
-LEAST_SHARE = 1 / 8  # of rows that a filter keeps: testing a bit a row takes longer than reading the vectors of fewer
+LEAST_SHARE = 1 / 6  # of all rows: passing over the others takes longer than reading the vectors of fewer
 TAIL = np.dtype([("scale", "<f4"), ("error", "<f4"), ("length", "<f4")])  # behind the codes
 BLOCK = 1 << 14  # rows coded at a time
 
@@ -63,9 +63,9 @@ class Rough:
         many = many_queries(dim, faiss.omp_get_max_threads(), store.stored, rough=True)
         return cls(index, content, many, scale, error, length)
 
-    def suits(self, queries: int, width: int, kept: int, rows: int) -> bool:
-        """Whether it is faster than the vectors for so many queries, candidates, and rows that a filter keeps of those looked at."""
-        return queries < self.many and width * ROWS_A_CANDIDATE <= kept and kept >= LEAST_SHARE * rows
+    def suits(self, queries: int, width: int, kept: int) -> bool:
+        """Whether it is faster than the vectors for so many queries and candidates among so many rows."""
+        return queries < self.many and kept >= max(width * ROWS_A_CANDIDATE, LEAST_SHARE * self.index.ntotal)
 
     def search(self, queries: np.ndarray, width: int, params: faiss.SearchParameters | None) -> tuple[np.ndarray, np.ndarray]:
         """The `width` best rows by their codes, int64 [Q, width], and what the true scores of queries [Q, D] with these and with all that
@@ -77,7 +77,8 @@ class Rough:
         scores, rows = faiss_search(self.index, codes, width, params)
         lengths, off = (np.linalg.norm(v, axis=1, keepdims=True) for v in (wide, wide - codes / scale))
         most = scores / (scale * self.scale) + lengths * self.error + off * self.length
-        return np.minimum(most, np.finfo(np.float32).max).astype(np.float32), rows
+        limit = np.finfo(np.float32).max  # of queries that are longer than any that float32 has scores of
+        return most.clip(-limit, limit).astype(np.float32), rows
 
 
 def worthwhile(store: Store) -> bool:

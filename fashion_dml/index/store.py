@@ -129,7 +129,7 @@ class Store:
                 asked = int(np.ceil(width / share))
             held = last - first if chosen is None else len(chosen)
             scan: Search | None = None
-            if self._rough is not None and self._rough.suits(len(queries), asked, held, last - first):
+            if self._rough is not None and self._rough.suits(len(queries), asked, held):
                 scan, asked = self._rough.search, WIDER * asked
             elif len(queries) < self._many:
                 scan = partial(faiss_search, self.index)

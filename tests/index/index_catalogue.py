@@ -25,7 +25,11 @@ VOCABULARY = ("colour=Black", "pattern=Solid")
 def rough_copies(made: bool) -> Iterator[None]:
     """Shards that are written get a copy of one byte a number, however small they are, and searches use it for any k; or none gets it."""
     least = 1 if made else 1 << 60
-    with mock.patch.object(rough, "LEAST_BYTES", least), mock.patch.object(rough, "ROWS_A_CANDIDATE", 0):
+    with (
+        mock.patch.object(rough, "LEAST_BYTES", least),
+        mock.patch.object(rough, "ROWS_A_CANDIDATE", 0),
+        mock.patch.object(rough, "LEAST_SHARE", 0),
+    ):
         yield
 
 

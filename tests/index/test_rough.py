@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -88,13 +89,13 @@ def test_few_queries_are_searched_in_the_copy_and_answered_as_without(tmp_path: 
     assert set(asked) == {1}  # more are multiplied
 
 
-def test_where_it_is_faster():
-    copy = Rough(None, None, many=8, scale=1, error=0, length=1)
-    assert copy.suits(7, 18, 100_000, 100_000)
-    assert not copy.suits(8, 18, 100_000, 100_000)
-    assert not copy.suits(1, 501, 100_000, 100_000)  # as many candidates to score
-    assert copy.suits(1, 18, 12_500, 100_000)
-    assert not copy.suits(1, 18, 12_499, 100_000)  # a narrow filter's rows are gathered
+def test_where_it_is_faster(copies):
+    copy = replace(copies["fp32", 16]._rough, many=8)  # of 700 rows
+    assert copy.suits(7, 3, 700)
+    assert not copy.suits(8, 3, 700)
+    assert not copy.suits(1, 4, 700)  # as many candidates to score
+    assert copy.suits(1, 0, 117)
+    assert not copy.suits(1, 0, 116)  # the vectors of few rows are read sooner than all are passed over
 
 
 def test_only_large_exact_shards_of_wide_numbers_get_one(tmp_path: Path, monkeypatch):
