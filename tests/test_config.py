@@ -41,7 +41,7 @@ def file(tmp_path: Path) -> Path:
 
 def test_command_line_over_file_over_defaults(file: Path) -> None:
     told = load("--config", str(file), "--data.lanes", "7", "--specialists.optim.warmup=0.25", "--workspace", "here")
-    assert (told.seed, told.workspace) == (5, "here")
+    assert (told.seed, told.workspace) == (5, str(Path.cwd() / "here"))
     assert (told.data.lanes, told.data.height, told.data.width) == (7, 64, Data().width)
     assert (told.specialists.optim.clip, told.specialists.optim.warmup) == (1.5, 0.25)
     assert load() == Job()
@@ -52,7 +52,7 @@ def test_values_are_read_as_their_settings_kind() -> None:
         "--workspace", "123", "--ingest.columns.attributes", "colour,fit", "--specialists.augment.scale", "0.5,1", "--specialists.joint", "no",
         "--specialists.optim.learning_rate", "3e-4", "--specialists.groups", "{tops: [shirts, knits]}", "--ingest.csv", "1.0",
     )  # fmt: skip
-    assert told.workspace == "123"
+    assert told.workspace == str(Path.cwd() / "123")
     assert told.ingest.columns.attributes == ("colour", "fit")
     assert told.specialists.augment.scale == (0.5, 1.0)
     assert told.specialists.joint is False
@@ -179,3 +179,11 @@ def test_configs_that_come_with_the_package_are_valid(config: Path) -> None:
 def test_settings_survive_json() -> None:
     told = load("--specialists.groups", "{tops: [shirts]}", "--ingest.columns.attributes", "a,b")
     assert Job.model_validate_json(told.model_dump_json()) == told
+
+
+def test_a_path_of_the_workspace_is_that_of_this_process(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    for given, meant in (("run", f"{tmp_path}/run"), ("../run", f"{tmp_path.parent}/run"), ("/data/run", "/data/run"),
+                         ("s3://bucket/run", "s3://bucket/run"), ("gs://bucket/run", "gs://bucket/run")):  # fmt: skip
+        assert JobSettings(workspace=given).workspace == meant
+    assert JobSettings().workspace == f"{tmp_path}/workspace"
