@@ -27,6 +27,7 @@ from fashion_dml.storage import Location, UserError
 
 PACKAGES = ("fashion_dml", "jobs", "serve")
 KNOCK_SECONDS = 10.0
+COPIES = "working_dir_files"  # of the directories that jobs are submitted with, in Ray's session
 SECONDS = 120  # for a node's answer, which may have to start a process first
 GONE = (ray.exceptions.NodeDiedError, ray.exceptions.TaskUnschedulableError, ray.exceptions.WorkerCrashedError)
 COME_SECONDS = 900  # for the first node of an autoscaler to come and answer
@@ -61,6 +62,15 @@ def refused(address: str | None, error: Exception) -> Exception:
             "RAY_AUTH_TOKEN_PATH to the token that the cluster was started with."
         )
     return error
+
+
+def outlives_the_job(workspace: str, here: Path) -> None:
+    """Raise UserError where the workspace lies in the copy of the working directory that Ray made for a submitted job; here: its directory."""
+    if COPIES in here.parts and "://" not in workspace and (place := Path(workspace).absolute()).is_relative_to(here):
+        raise UserError(
+            f"The workspace {place} is in the copy of the working directory that Ray made for this job and will delete: give "
+            "`--workspace` an absolute path, or an object store (s3://, gs://)."
+        )
 
 
 def code_digest() -> str:

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import ray
@@ -20,7 +21,7 @@ from fashion_dml.config import JobSettings, load_settings
 from fashion_dml.data.ray_data import IDLE_READERS
 from fashion_dml.storage import Location, UserError
 from fashion_dml.training.stopping import Stopped
-from jobs.cluster_check import check_nodes, knock, refused
+from jobs.cluster_check import check_nodes, knock, outlives_the_job, refused
 
 STOPPED = 128 + signal.SIGTERM  # exit code of a job that was asked to stop
 
@@ -44,6 +45,8 @@ def connect(workspace: str = "") -> None:
     # dashboard is wanted: Ray Train asks its state API.
     local: dict[str, Any] = {} if address else {"include_dashboard": True, "dashboard_port": 0}
     if address:
+        if workspace:
+            outlives_the_job(workspace, Path.cwd())
         knock(address)
     try:
         ray.init(address=address or "local", log_to_driver=False, logging_level=logging.WARNING, **local)

@@ -14,8 +14,8 @@ from kill_drill import arguments
 from raylets import ROOT, Raylets, can_run, raylets
 
 from fashion_dml import __version__
-from fashion_dml.storage import Location
-from jobs.cluster_check import PACKAGES, code_digest, look, problem
+from fashion_dml.storage import Location, UserError
+from jobs.cluster_check import PACKAGES, code_digest, look, outlives_the_job, problem
 
 WELL = {"node": "10.0.0.7", "version": __version__, "code": code_digest(), "reach": ""}
 SMALL = ["--ingest.generated.products_per_vertical", "4", "--ingest.generated.verticals", "1", "--ingest.min_row_groups", "1"]
@@ -41,6 +41,16 @@ def test_a_node_that_is_well(tmp_path: Path) -> None:
     assert problem(look(str(mark)), Location.of(tmp_path)) == ""
     assert look(str(tmp_path / "other"))["reach"] == "there is no such place"
     assert "other" in look("nowhere://other")["reach"]
+
+
+def test_a_workspace_that_goes_with_the_job() -> None:
+    copy = Path("/tmp/ray/session_1/runtime_resources/working_dir_files/_ray_pkg_0f")
+    with pytest.raises(
+        UserError, match=r"_0f/run is in the copy of the working directory .* an absolute path, or an object store"
+    ):
+        outlives_the_job(f"{copy}/run", copy)
+    for workspace, here in ((f"{copy}/run", Path("/home/me")), ("/data/run", copy), ("s3://bucket/run", copy)):
+        outlives_the_job(workspace, here)
 
 
 @pytest.fixture(scope="module")

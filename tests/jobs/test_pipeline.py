@@ -73,8 +73,11 @@ def told(workspace: Path, capsys: pytest.CaptureFixture[str]) -> str:
 
 
 @pytest.mark.cluster
-def test_the_whole_loop(ray_local: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    settings = PipelineSettings(workspace=str(tmp_path), **TINY)
+def test_the_whole_loop(
+    ray_local: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path.parent)  # of this process alone: workers have directories of their own
+    settings = PipelineSettings(workspace=tmp_path.name, **TINY)
     assert "images of the generated catalogue" in told(tmp_path, capsys)
     assert files(tmp_path) == {}
 
