@@ -34,6 +34,7 @@ from fashion_dml.storage import Location, UserError
 from fashion_dml.training.assignments import Assignment, TrainSettings, assignments
 from fashion_dml.training.queue import Queue
 from fashion_dml.training.specialists import train_queue
+from jobs.benchmarks.ports import free_port
 from jobs.common import connect
 
 SAMPLE_S = 0.25
@@ -111,18 +112,24 @@ class TimedQueue(Queue):
 
 
 @contextlib.contextmanager
-def raylets(count: int) -> Iterator[str]:
-    """A Ray cluster of so many raylets on this machine, joined; yields its dashboard's URL. It ends with the block, and nobody else's does."""
+def raylets(count: int, *, join: bool = True) -> Iterator[str]:
+    """A Ray cluster of so many raylets on this machine; yields its dashboard's URL. It ends with the block, and nobody else's does.
+
+    join: this process, which must be in no other, joins it.
+    """
     os.environ.update(IDLE_READERS)
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": True, "dashboard_port": 0})
+    cluster = Cluster()
     try:
-        for _ in range(count - 1):
-            cluster.add_node(num_cpus=1)
-        os.environ["RAY_ADDRESS"] = cluster.address
-        connect()
+        for number in range(count):  # the agent, which takes jobs, has a port of its own beside other Rays of this machine
+            head: dict[str, Any] = {"include_dashboard": True, "dashboard_port": 0} if number == 0 else {}
+            cluster.add_node(num_cpus=1, dashboard_agent_listen_port=free_port(), **head)
+        if join:
+            os.environ["RAY_ADDRESS"] = cluster.address
+            connect()
         yield f"http://{cluster.webui_url}"
     finally:
-        ray.shutdown()
+        if join:
+            ray.shutdown()
         cluster.shutdown()
 
 

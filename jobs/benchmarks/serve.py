@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import json
 import os
-import socket
 import statistics
 import subprocess
 import sys
@@ -26,6 +25,7 @@ from typing import Any
 from jobs.benchmarks import Row
 from jobs.benchmarks.index_versions import embeddings
 from jobs.benchmarks.load import Ask, Seen, load
+from jobs.benchmarks.ports import free_port
 from jobs.benchmarks.serve_limits import AT, BATCH, Limits, limits
 from jobs.benchmarks.serve_plain import plain
 from jobs.benchmarks.serve_workspace import Made, make
@@ -233,12 +233,6 @@ def as_json(data: bytes) -> Ask:
     """The same search by a photo within JSON."""
     body = json.dumps({"image_base64": base64.b64encode(data).decode(), "k": 1}).encode()
     return Ask("POST", "/v1/search", "application/json", body)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 if __name__ == "__main__":

@@ -38,7 +38,9 @@ from jobs.benchmarks.scale_run import Record, Run, raylets
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL, DATA = Model(weights="none", frozen_stages=4), Data(height=96, width=72)
+RAY = str(Path(sys.executable).parent / "ray")
 WAIT_S = 300  # for a first step
+READY_S = 60  # for a cluster to take jobs
 
 
 @dataclass(frozen=True)
@@ -85,11 +87,23 @@ def together(record: Record, apart: Sequence[Record], sizes: Sizes) -> tuple[lis
     }  # fmt: skip
 
 
+def takes_jobs(url: str) -> None:
+    """Wait until the Ray at `url` has run a job. Raises UserError."""
+    end = time.monotonic() + READY_S
+    while (
+        done := subprocess.run(
+            [RAY, "job", "submit", "--address", url, "--", "true"], capture_output=True, text=True, check=False
+        )
+    ).returncode:
+        if time.monotonic() > end:
+            raise UserError(f"The Ray at {url} took no job within {READY_S} s: {done.stderr.strip()[-200:]}")
+
+
 def submitted(url: str, workspace: str) -> float:
     """Seconds from `ray job submit` to its word of the first step, on the Ray at `url`; the job is then stopped."""
-    ray_command, job = str(Path(sys.executable).parent / "ray"), f"first-step-{os.getpid()}-{time.monotonic_ns()}"
+    job = f"first-step-{os.getpid()}-{time.monotonic_ns()}"
     at = ["--address", url]
-    submit = [ray_command, "job", "submit", *at, "--submission-id", job, "--log-style=record", "--working-dir", str(ROOT), "--"]
+    submit = [RAY, "job", "submit", *at, "--submission-id", job, "--log-style=record", "--working-dir", str(ROOT), "--"]
     train = [sys.executable, "-m", "jobs.train_specialists", "--workspace", workspace, "--specialists.joint=false"]
     size = [f"--data.height={DATA.height}", f"--data.width={DATA.width}"]
     model = [f"--model.trunk={MODEL.trunk}", f"--model.weights={MODEL.weights}"]
@@ -109,7 +123,7 @@ def submitted(url: str, workspace: str) -> float:
         raise UserError(f"The job ended, or trained nothing within {WAIT_S} s: {''.join(seen[-3:]).strip()}")
     finally:
         late.cancel()
-        subprocess.run([ray_command, "job", "stop", *at, job], capture_output=True, check=False)
+        subprocess.run([RAY, "job", "stop", *at, job], capture_output=True, check=False)
         process.wait()
 
 
@@ -127,7 +141,9 @@ def plain(workspace: str, sizes: Sizes) -> float:
 def first_steps(sizes: Sizes) -> tuple[list[Row], dict[str, Any]]:
     """Rows of how soon training begins, in turns."""
     seconds: dict[str, list[float]] = defaultdict(list)
-    with raylets(sizes.workers) as url, tempfile.TemporaryDirectory() as fresh:  # where no training was begun
+    # This process joins no cluster. The directory is one where no training was begun.
+    with raylets(sizes.workers, join=False) as url, tempfile.TemporaryDirectory() as fresh:
+        takes_jobs(url)
         for turn in range(sizes.turns):
             home = f"{fresh}/{turn}"
             catalogue(f"{home}/dataset", 0, Generated(products_per_vertical=sizes.products, verticals=2, test_share=0))
