@@ -10,6 +10,7 @@ long it takes here, and does nothing.
 
 from __future__ import annotations
 
+import importlib
 import sys
 import time
 from collections.abc import Callable
@@ -82,6 +83,9 @@ def pipeline(settings: PipelineSettings) -> dict[str, Any]:
             for made in STAGES[name][2]:
                 (workspace / made).delete()
     started = time.monotonic()
+    # Before tasks of the ingestion bring the job's directory to other nodes: where these share a machine (cluster/local.py) Ray unpacks it
+    # anew in the same place, and torch, which asks for the directory when it is imported, ends the process if that is gone.
+    importlib.import_module("timm")
     seconds: dict[str, float] = {}
     for number, (name, stage) in enumerate(stages.items(), 1):
         console.rule(f"[bold]{number}/{len(stages)} {name}", align="left")
