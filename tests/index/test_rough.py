@@ -18,6 +18,7 @@ from fashion_dml.index.rough import Rough
 from fashion_dml.index.shard import Shard
 from fashion_dml.index.store import Store
 from fashion_dml.storage import Location, UserError
+from jobs.benchmarks.index_versions import embeddings, write_version
 
 DIMS = (3, 16, 24, 128)  # FAISS multiplies bytes where dimensions are a multiple of 16
 
@@ -59,10 +60,20 @@ def test_no_row_scores_above_what_the_copy_says(copies, stored, dim, seed, width
         assert most[i].max() - true[i].max() <= 0.1 * length  # and says something
 
 
-def test_lengths_beyond_float32_leave_nothing_out(copies):
+def test_bounds_of_queries_longer_than_float32_holds_are_finite(copies):
     query = np.full((1, 16), 3e38, np.float32)
     most, _ = copies["fp32", 16]._rough.search(query, 5, None)
-    assert np.isfinite(most).all()
+    assert np.isfinite(most).all()  # infinite ones would mean that nothing is left out
+
+
+@pytest.mark.parametrize("k", [10, 50])
+def test_the_first_candidates_settle_nearly_every_query(tmp_path: Path, monkeypatch, k):
+    shard, queries, asked = write_version(tmp_path, embeddings(30_000)), embeddings(100, seed=1), []
+    search = Rough.search
+    monkeypatch.setattr(Rough, "search", lambda self, *given: asked.append(1) or search(self, *given))
+    for i in range(100):
+        shard.search(queries[i : i + 1], k)
+    assert 100 <= len(asked) <= 105
 
 
 @pytest.mark.parametrize("stored", ["fp32", "fp16"])
