@@ -29,10 +29,10 @@ from fashion_dml.data.schema import SPLITS, Dataset, Part
 from fashion_dml.index import manifest as versions
 from fashion_dml.index.catalog import Catalog
 from fashion_dml.storage import (
+    MANIFEST,
     Location,
     UserError,
     manifest_sha256,
-    read_manifest,
     require_manifest,
     sha256_json,
     write_manifest,
@@ -107,7 +107,7 @@ def _known(index: Location, inputs: dict[str, Any], config: Any) -> str | None:
 def _version(index: Location, key: str) -> str:
     """The name of an interrupted build of the same content, else a new one: the time in UTC and the content's key."""
     for directory in (index / "versions").children():
-        if directory.name.endswith(f"-{key}") and read_manifest(directory) is None:
+        if directory.name.endswith(f"-{key}") and not (directory / MANIFEST).is_file():
             return directory.name
     return f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{key}"
 

@@ -9,8 +9,9 @@ import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ from fashion_dml.storage import Location, UserError
 
 TRAINED = "trained"
 PICTURES = 64  # embedded at once
+BLOCK = 256  # changed items that a sample takes together
 
 
 @dataclass(frozen=True)
@@ -77,18 +79,18 @@ def row_groups(task: ShardTask, part: Part) -> Iterator[tuple[pa.Table, np.ndarr
 
 
 def changes_of(task: ShardTask) -> tuple[set[str], pa.Table | None]:
-    """(ids that the catalogue has changed, its items that this shard takes, sorted by vertical); ({}, None) without a catalogue."""
+    """(ids that the catalogue has changed, the items among them that it has now); ({}, None) without a catalogue."""
     if not task.catalog:
         return set(), None
     location = Location.of(task.catalog)
     state = Catalog.open(location).state(task.upto, lambda commit, table: translated(table, location, task.model, commit)[0])
-    ids = state["item_id"].to_pylist()
-    kept = [
-        not gone and owner(i, task.settings.shards) == task.shard
-        for i, gone in zip(ids, state["delete"].to_pylist(), strict=True)
-    ]
-    mine = state.filter(pa.array(kept, pa.bool_())).sort_by([(c, "ascending") for c in ("vertical", "product_id", "item_id")])
-    return set(ids), mine
+    return set(state["item_id"].to_pylist()), state.filter(pc.invert(state["delete"]))
+
+
+def taken(task: ShardTask, items: pa.Table) -> pa.Table:
+    """Those of the changed items that this shard takes."""
+    mine = [owner(i, task.settings.shards) == task.shard for i in items["item_id"].to_pylist()]
+    return items.filter(pa.array(mine, pa.bool_()))
 
 
 def write_shard(task: ShardTask, directory: Path, trained: Trained) -> SegmentWriter:
@@ -97,15 +99,15 @@ def write_shard(task: ShardTask, directory: Path, trained: Trained) -> SegmentWr
     parts: dict[str, list[Part]] = {}
     for part in task.parts:
         parts.setdefault(part.vertical, []).append(part)
-    upserted = (
-        {} if new is None else {v: new.filter(pc.equal(new["vertical"], v)) for v in new["vertical"].unique().to_pylist()}
-    )
+    upserted = {}
+    if new is not None:
+        new = taken(task, new).sort_by([(c, "ascending") for c in ("vertical", "product_id", "item_id")])
+        upserted = {v: new.filter(pc.equal(new["vertical"], v)) for v in new["vertical"].unique().to_pylist()}
     verticals = sorted({*parts, *upserted})
     ids: list[str] = []
     for vertical in verticals:
         for part in parts.get(vertical, []):
-            with (Location.of(task.embeddings) / part.relative).open_input() as stream:
-                ids += [i for i in pq.read_table(stream, columns=["image_id"])["image_id"].to_pylist() if i not in gone]
+            ids += [i for i in _ids(task, part) if i not in gone]
         ids += upserted[vertical]["item_id"].to_pylist() if vertical in upserted else []
     with SegmentWriter(directory, ids, attributes=task.attributes, trained=trained) as writer:
         for vertical in verticals:
@@ -162,17 +164,18 @@ def train_task(index: str, tasks: list[ShardTask]) -> dict[str, Any]:
 
     def write(draft: Path) -> dict[str, Any]:
         s = tasks[0].settings
-        rows = max(sum(_rows(task, part) for part in task.parts) for task in tasks)
+        gone, new = changes_of(tasks[0])
+        rows = max(_rows(task, gone, new) for task in tasks)
         kind: str = s.kind
         choice = None
         if kind == "auto":
             kind = "flat"
             if rows > EXACT_ROWS:  # fewer are scanned whatever the kind
                 found = choose(
-                    *_sample(tasks, s.sample), store=s.store, rows=rows, memory_bytes=s.memory_bytes, recall=s.recall
+                    *_sample(tasks, s.sample, gone, new), store=s.store, rows=rows, memory_bytes=s.memory_bytes, recall=s.recall
                 )
                 kind, choice = found.kind, found.as_json()
-        trained = train(kind, s.store, tasks[0].dim, rows, _sample(tasks, sample_rows(kind, s.store, rows))[0])
+        trained = train(kind, s.store, tasks[0].dim, rows, _sample(tasks, sample_rows(kind, s.store, rows), gone, new)[0])
         trained.write(draft)
         return {"kind": kind, "choice": choice}
 
@@ -235,31 +238,57 @@ def tune_task(index: str, task: ShardTask, kind: str) -> dict[str, Any]:
     return _filed(index, task.version, "tuned", write)
 
 
-def _rows(task: ShardTask, part: Part) -> int:
+def _ids(task: ShardTask, part: Part) -> list[str]:
+    """Of the images of a part, in its order."""
     with (Location.of(task.embeddings) / part.relative).open_input() as stream:
-        return int(pq.ParquetFile(stream).metadata.num_rows)
+        ids: list[str] = pq.read_table(stream, columns=["image_id"])["image_id"].to_pylist()
+        return ids
 
 
-def _sample(tasks: list[ShardTask], count: int) -> tuple[np.ndarray, np.ndarray]:
+def _rows(task: ShardTask, gone: Set[str], new: pa.Table | None) -> int:
+    """Items that the shard will hold; gone, new: as changes_of gives them."""
+    if new is not None:
+        kept = sum(sum(i not in gone for i in _ids(task, part)) for part in task.parts)
+        return kept + taken(task, new).num_rows
+    rows = 0
+    for part in task.parts:
+        with (Location.of(task.embeddings) / part.relative).open_input() as stream:
+            rows += pq.ParquetFile(stream).metadata.num_rows
+    return rows
+
+
+def _sample(tasks: list[ShardTask], count: int, gone: Set[str], new: pa.Table | None) -> tuple[np.ndarray, np.ndarray]:
     """About `count` vectors of all shards in random order, float32 [n, D], and numbers of their products [n]: whole row groups,
-    drawn with a fixed seed."""
+    drawn with a fixed seed, and blocks of the catalogue's changes; gone, new: as changes_of gives them."""
     if count == 0:
         return np.empty((0, tasks[0].dim), np.float32), np.empty(0, np.int64)
+
+    def group(task: ShardTask, part: Part, number: int) -> tuple[np.ndarray, list[str]]:
+        with (Location.of(task.embeddings) / part.relative).open_input() as stream:
+            rows = pq.ParquetFile(stream).read_row_group(number, columns=["image_id", "embedding"])
+        with (Location.of(task.dataset) / "images" / part.relative).open_input() as stream:
+            names = pq.ParquetFile(stream).read_row_group(number, columns=["product_id"])["product_id"].to_pylist()
+        vectors = rows["embedding"].combine_chunks().flatten().to_numpy().reshape(-1, task.dim)
+        kept = [place for place, i in enumerate(rows["image_id"].to_pylist()) if i not in gone]
+        return vectors[kept], [names[place] for place in kept]
+
+    def block(first: int) -> tuple[np.ndarray, list[str]]:
+        rows = new.slice(first, BLOCK)  # type: ignore[union-attr]
+        return matrix(rows, "vector"), rows["product_id"].to_pylist()
+
     rng = np.random.default_rng(0)
-    places = []
+    places: list[Callable[[], tuple[np.ndarray, list[str]]]] = []
     for task, part in [(t, part) for t in tasks for part in t.parts]:
         with (Location.of(task.embeddings) / part.relative).open_input() as stream:
-            places += [(task, part, g) for g in range(pq.ParquetFile(stream).num_row_groups)]
+            places += [partial(group, task, part, number) for number in range(pq.ParquetFile(stream).num_row_groups)]
+    if new is not None:
+        places += [partial(block, first) for first in range(0, new.num_rows, BLOCK)]
     found: list[np.ndarray] = []
     numbers: dict[str, int] = {}
     products: list[int] = []
     for at in rng.permutation(len(places)):
-        task, part, group = places[at]
-        with (Location.of(task.embeddings) / part.relative).open_input() as stream:
-            column = pq.ParquetFile(stream).read_row_group(group, columns=["embedding"])["embedding"]
-        with (Location.of(task.dataset) / "images" / part.relative).open_input() as stream:
-            names = pq.ParquetFile(stream).read_row_group(group, columns=["product_id"])["product_id"].to_pylist()
-        found.append(column.combine_chunks().flatten().to_numpy().reshape(-1, task.dim))
+        vectors, names = places[at]()
+        found.append(vectors)
         products += [numbers.setdefault(name, len(numbers)) for name in names]
         if len(products) >= count:
             break

@@ -45,6 +45,8 @@ class LiveCatalogue:
 
     async def current(self, least: int = 0) -> int:
         """The commit to search after; the log is looked at first where that was never done or `least` isn't known yet."""
+        if least > self.at and self._looking is not None:
+            await asyncio.shield(self._looking)  # begun before this request, so maybe before that commit
         wanted = least > self.at or self._looked < 0
         if self._looking is None and (wanted or time.monotonic() - self._looked >= self._poll_s):
             self._looking = asyncio.create_task(self._look())

@@ -12,6 +12,7 @@ from serve.batcher import GroupedBatcher
 from serve.shards import Answers
 
 MOST_TOGETHER = 32  # queries of one call; a shard's time for a query hardly falls beyond
+LENIENCE_S = 0.5  # that a call may outlast the first of its requests' deadlines: one who comes late spoils no other's answer
 CALLS = 2  # under way at once for the same kind of search: the shards have work while the ingress takes an answer apart
 
 Ask = Callable[..., Awaitable[Answers]]
@@ -32,8 +33,9 @@ class Gathered:
         return await self._batched(same, (vectors, deadline))
 
     async def _call(self, same: tuple[Any, ...], waiting: list[tuple[np.ndarray, float]]) -> list[Answers]:
-        """The first of their deadlines holds for all: those behind it came only a pass later."""
-        deadline = max(min(deadline for _, deadline in waiting), time.monotonic())
+        """One deadline for all: the last of theirs, but not much after the first."""
+        deadlines = [deadline for _, deadline in waiting]
+        deadline = min(max(deadlines), max(min(deadlines), time.monotonic()) + LENIENCE_S)
         vectors = [one for one, _ in waiting]
         whole = await self._ask("find", np.concatenate(vectors), *same, deadline=deadline)
         ends = np.cumsum([len(one) for one in vectors]).tolist()

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from fashion_dml.index.filters import Filter
+from fashion_dml.index.filters import MOST_VALUES, Filter, TooManyValues
 from fashion_dml.index.manifest import IndexManifest
 from fashion_dml.index.translate import Untranslated
 from fashion_dml.storage import UserError
@@ -68,13 +68,19 @@ class Generation:
         return await self.encoder.embed_many(self.manifest.model, images, deadline)
 
     async def prepare(self, at: int, within_s: float) -> None:
-        """Have shards and encoders open the version and follow the catalogue up to commit `at`. Raises UserError, Refusal."""
+        """Have shards and encoders open the version and follow the catalogue up to commit `at`, in all slots. Raises UserError,
+        Refusal."""
         await self.encoder.prepare(self.manifest.model)
         await self.pool.prepare(self.layout)
-        await self.ask("describe", at, deadline=time.monotonic() + within_s)
+        answers = await self.ask("describe", at, deadline=time.monotonic() + within_s)
+        if None in answers.of_shards:
+            missing = answers.of_shards.count(None)
+            raise UserError(
+                f"{missing} of the {len(answers.of_shards)} slots of index version {self.manifest.version} can't follow the catalogue to commit {at}."
+            )
 
     async def filter(self, options: Options, at: int, deadline: float) -> Filter:
-        """Raises Refusal at a vertical or an attribute that neither index nor changes know."""
+        """Raises Refusal at a vertical or an attribute that neither index nor changes know, or too many of them."""
         where = Filter.of(options.verticals, options.attributes)
         self._verticals.update(self.manifest.verticals)
         if not self._verticals.issuperset(where.verticals):
@@ -82,6 +88,8 @@ class Generation:
             self._verticals.update(v for (state,) in answers.given for v in state["verticals"])
         try:
             where.check(self._verticals, self.manifest.attributes)
+        except TooManyValues as error:
+            raise Refusal(422, "bad_field", str(error), limit=MOST_VALUES) from error
         except UserError as error:
             known = self._verticals.issuperset(where.verticals)
             raise Refusal(422, "unknown_attribute" if known else "unknown_vertical", str(error)) from error

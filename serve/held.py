@@ -10,6 +10,13 @@ from typing import Generic, TypeVar
 V = TypeVar("V")
 
 
+class NotHeld(Exception):
+    """The actor hasn't opened this index version: `prepare` opens it.
+
+    Not in shard_actor.py: what Serve pickles by value is another class in each process, which no `except` knows.
+    """
+
+
 class Held(Generic[V]):
     """Values by name. One that nobody has asked for in `keep_s` seconds goes when another is opened or asked for; the one asked for
     last stays. Several threads may use it; what `make` raises reaches whoever asked."""

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from fashion_dml.index.calls import take_threads
 from fashion_dml.index.filters import Filter
 from fashion_dml.index.follow import Follower
 from fashion_dml.index.live import Item, Known, LiveShard
@@ -25,6 +26,7 @@ class HeldShards:
         self, index: Location, version: str, slot: int, slots: int, catalog: Location, *, threads: int, gpu: bool
     ) -> None:
         """Raises UserError at a version that can't be opened."""
+        self._threads = threads
         count = len(load(index, version).shards)
         self._followers = []
         for n in range(slot, count, slots):
@@ -39,13 +41,13 @@ class HeldShards:
         shards = [f.shard for f in self._followers]
         return {
             "rows": sum(s.base.rows for s in shards), "at": min(reached), "changed": sum(s.changed for s in shards),
-            "unusable": next((f.unusable for f in self._followers if f.unusable), ""),
             "hidden": len(set().union(*(f.hidden for f in self._followers))),
             "verticals": sorted(set().union(*(s.base.verticals for s in shards))),
         }  # fmt: skip
 
     def find(self, queries: np.ndarray, k: int, where: Filter, group_by_product: bool, at: int) -> tuple[list[Found], int]:
         """(the neighbours of each query, float32 [Q, D], in these shards, the commit they are of)."""
+        take_threads(self._threads)  # the files may have been opened in another thread
         reached = min(f.reach(at) for f in self._followers)
         found = [f.shard.find(queries, k, where, group_by_product, reached) for f in self._followers]
         if len(found) == 1:

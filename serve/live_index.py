@@ -9,12 +9,24 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from fashion_dml.config import Serve
-from fashion_dml.index.manifest import MADE_BY, IndexManifest, activate, current, load, model_dir, require_current, versions
+from fashion_dml.index.manifest import (
+    MADE_BY,
+    USED_S,
+    IndexManifest,
+    activate,
+    current,
+    load,
+    mark_used,
+    model_dir,
+    require_current,
+    versions,
+)
 from fashion_dml.storage import Location, UserError, require_manifest
 from serve.background import detached
 from serve.catalogue import LiveCatalogue
@@ -26,8 +38,7 @@ from serve.translator import Translator
 
 logger = logging.getLogger("ray.serve")
 TRANSLATED_WITHIN_S = 600.0  # the changes that the old model embedded, before a new model's version goes live
-
-
+PAUSE_S = 30.0  # at most, between two tries to open a version that can't be: each reads its files whole, in every shard actor
 WAITED = 0.7  # share of the deadline after which a request for another version is told that it goes on
 
 
@@ -60,6 +71,8 @@ class LiveIndex:
         self._pool, self._encoder, self._catalogue, self._translator = pool, encoder, catalogue, translator
         self._look_everywhere = look_everywhere
         self._pinned, self.problem = "", ""
+        self._failed, self._pause_s, self._again = "", 0.0, 0.0  # the version that can't be opened, and when that is tried next
+        self._marked = -float("inf")
         self._changing = asyncio.Lock()
         self._activating: dict[str, asyncio.Task[None]] = {}
         self.live = self._generation(require_current(index).version)
@@ -69,12 +82,12 @@ class LiveIndex:
         return Generation(manifest, model, self._pool, self._encoder, self._translator)
 
     async def pin(self, version: str) -> None:
-        """Serve this version whatever CURRENT names; "": follow CURRENT again. Raises UserError, Refusal if that can't be."""
+        """Serve this version whatever CURRENT names; "": follow CURRENT again. Raises UserError if that can't be."""
         self._pinned = version
         await self.look()
 
     async def look(self) -> None:
-        """Change to the version that should be live, if another one is. Raises UserError, Refusal; then nothing has changed."""
+        """Change to the version that should be live, if another one is. Raises UserError; then nothing has changed."""
         async with self._changing:
             version = self._pinned or await asyncio.to_thread(_named, self._index)
             try:
@@ -83,10 +96,12 @@ class LiveIndex:
                     self._catalogue.go_on_with(coming.manifest)
                     logger.info("index version %s follows %s", version, self.live.manifest.version)
                     self.live = coming
-                self.problem = ""
-            except (UserError, Refusal) as error:
-                self.problem = f"index version {version[:80]!r} can't be served: {error}"
-                raise
+                self.problem = self._failed = ""
+            except Exception as error:
+                self.problem = f"Index version {version[:80]!r} can't be served; the service's log says why."
+                self._pause_s = min(PAUSE_S, 2 * self._pause_s if version == self._failed else self._poll_s)
+                self._failed, self._again = version, time.monotonic() + self._pause_s
+                raise UserError(f"Index version {version[:80]!r} can't be served: {error}") from error
 
     async def _prepared(self, version: str) -> Generation:
         coming = await asyncio.to_thread(self._generation, version)
@@ -110,11 +125,27 @@ class LiveIndex:
         while True:
             await asyncio.sleep(self._poll_s)
             try:
-                await self.look()
+                await self._mark()
+                if not await self._waits():
+                    await self.look()
             except Exception as error:  # whatever it is: it must not end the looking
                 if str(error) != told:
                     logger.error("version %s stays live: %s", self.live.manifest.version, error)
                 told = str(error)
+
+    async def _waits(self) -> bool:
+        """Whether what should be live has just failed to open, and may wait before it is tried again."""
+        return time.monotonic() < self._again and self._failed == (self._pinned or await asyncio.to_thread(_named, self._index))
+
+    async def _mark(self) -> None:
+        """Say in the workspace that this version is served though CURRENT may name another one, so that no build deletes it."""
+        served = self.live.manifest.version
+        if time.monotonic() - self._marked > USED_S / 8 and served != await asyncio.to_thread(current, self._index):
+            self._marked = time.monotonic()
+            try:
+                await asyncio.to_thread(mark_used, self._index, served)
+            except (UserError, OSError) as error:
+                logger.warning("builds can't be told that index version %s is served, and may delete it: %s", served, error)
 
     async def activate(self, version: str) -> bool:
         """Make a version the live one, in all replicas; whether that is done already, else it goes on. Raises Refusal."""

@@ -142,10 +142,16 @@ async def form_images(request: Request, body: bytes, most: int) -> list[bytes]:
         ) from error
     try:
         images = [await image.read() for image in form.getlist("image") if isinstance(image, UploadFile)]
+        other = next((name for name, value in form.multi_items() if name != "image" or not isinstance(value, UploadFile)), None)
     finally:
         await form.close()
     if not images:
         raise Refusal(422, "no_image", "The multipart body has no file field `image`; send curl -F image=@photo.jpg.")
+    if other is not None:
+        raise Refusal(
+            422, "unknown_field",
+            f"The multipart body has a field {other[:60]!r} beside files named `image`; options go into the address, as in ?k=5.",
+        )  # fmt: skip
     return images
 
 

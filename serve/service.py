@@ -126,14 +126,16 @@ class SearchService:
         answers = await live.ask("describe", at, deadline=deadline)
         encoder = await live.encoder.holds(live.manifest.model)
         states = [state for (state,) in answers.given]
-        unusable = next((state["unusable"] for state in states if state["unusable"]), "")
         ready = encoder and answers.coverage == 1
         return ready, {
             "ready": ready, "coverage": answers.coverage, "encoder": encoder, "index": live.manifest.version, "catalog": at,
             "changed": sum(state["changed"] for state in states), "hidden": max((state["hidden"] for state in states), default=0),
-        } | ({"catalog_unusable": unusable} if unusable else {}) | (
-            {"index_problem": self.versions.problem} if self.versions.problem else {}
-        )  # fmt: skip
+        } | ({"index_problem": problem} if (problem := self._problem(answers)) else {})  # fmt: skip
+
+    def _problem(self, answers: Answers) -> str:
+        if not answers.given and not self.versions.problem:
+            return "No shard of the live index version answers; the service's log says why."
+        return self.versions.problem
 
     async def index(self) -> dict[str, Any]:
         """An IndexReply."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from typing import Any
@@ -10,12 +11,10 @@ import ray
 
 from fashion_dml.index.manifest import require_current
 from fashion_dml.storage import Location
-from serve.held import Held
+from serve.held import Held, NotHeld
 from serve.held_shards import HeldShards
 
-
-class NotHeld(Exception):
-    """The actor hasn't opened this index version: `prepare` opens it."""
+logger = logging.getLogger("ray.serve")
 
 
 # Out of order: calls don't depend on each other, and Ray cancels those of a client that has left. In order, a caller some of whose calls were
@@ -36,7 +35,12 @@ class ShardActor:
             return HeldShards(root, version, slot, slots, Location.of(catalog), threads=threads, gpu=gpu)
 
         self._held: Held[HeldShards] = Held(opened, keep_s)
-        self._held.open(require_current(root).version)
+        try:
+            self._held.open(require_current(root).version)
+        except Exception:
+            # Serve gives up for good on actors whose constructors fail, and the service may be on another version: what is asked
+            # for is opened when it is asked for.
+            logger.exception("the live index version can't be opened by slot %d", slot)
 
     @ray.method(concurrency_group="prepare")
     def prepare(self, version: str) -> None:

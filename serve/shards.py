@@ -18,15 +18,16 @@ from typing import Any
 
 from ray import serve
 from ray.actor import ActorHandle
-from ray.exceptions import RayActorError
+from ray.exceptions import RayActorError, TaskCancelledError
 from ray.serve.config import DeploymentActorConfig
 
 from fashion_dml.config import Serve
 from fashion_dml.data.placement import selector
-from fashion_dml.index.follow import Behind
+from fashion_dml.index.translate import Untranslated
 from fashion_dml.storage import UserError
+from serve.held import NotHeld
 from serve.metrics import FAILOVERS, HEDGES
-from serve.shard_actor import NotHeld, ShardActor
+from serve.shard_actor import ShardActor
 
 logger = logging.getLogger("ray.serve")
 AVOID_SECONDS = 2.0  # a replica that has just failed is asked last for so long
@@ -50,7 +51,7 @@ def shard_actors(index: str, catalog: str, slots: int, settings: Serve) -> list[
 
 
 class ReplicaGone(Exception):
-    """This replica of a slot can't be reached now."""
+    """This replica of a slot can't answer now."""
 
 
 @dataclass(frozen=True)
@@ -106,8 +107,8 @@ class ShardPool:
             except (RayActorError, ReplicaGone) as error:
                 self._lost(name)
                 return f"{name} is away ({type(error).__name__})"
-            except UserError as error:
-                return str(error.args[0] if error.args else error)
+            except Exception as error:  # a full disk, a GPU without memory, an altered file: its twin may open it
+                return str(getattr(error, "cause", error))  # without the trace of the actor that Ray puts before it
             return ""
 
         return list(await asyncio.gather(*(one(actor_name(slot, replica)) for replica in range(self._replicas))))
@@ -174,8 +175,10 @@ class ShardPool:
             except RayActorError:
                 self._lost(name)
                 continue
-            except (Behind, NotHeld) as error:  # another replica may have read what this one can't
-                logger.error("%s can't follow the catalogue: %s", name, error)
+            except (Untranslated, TaskCancelledError, ReplicaGone):  # nothing is wrong with the replica
+                raise
+            except Exception as error:  # another replica may have opened or read what this one can't
+                logger.error("%s can't answer: %s", name, error)
                 self._failed[name] = time.monotonic()
                 raise ReplicaGone(name) from error
             self._handles[name] = live

@@ -9,7 +9,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from fastapi import FastAPI
 
-from serve.metrics import CHANGED, COMMIT, COVERAGE, INDEX_INFO, INDEX_ITEMS, READY, UNUSABLE
+from serve.metrics import CHANGED, COMMIT, COVERAGE, INDEX_INFO, INDEX_ITEMS, READY
 from serve.service import SearchService
 
 logger = logging.getLogger("ray.serve")
@@ -24,7 +24,6 @@ async def look(service: SearchService) -> None:
     COVERAGE.set(state["coverage"])
     COMMIT.set(state["catalog"])
     CHANGED.set(state["changed"])
-    UNUSABLE.set(int("catalog_unusable" in state))
     INDEX_ITEMS.set(index["items"])
     INDEX_INFO.only(index["version"], index["model"], index["kind"])
 

@@ -58,22 +58,34 @@ class CatalogueWriter:
         """The changes as a batch of the catalogue. Raises Refusal."""
         items, manifest = changes.upserts, live.manifest
         schema = changes_schema(manifest.dim, len(manifest.attributes))
-        drawn = await asyncio.gather(*(self._drawn(live, item, deadline) for item in items))
+        places = [f"upserts.{n}" if len(items) > 1 else "" for n in range(len(items))]
+        drawn = await asyncio.gather(*(self._drawn(live, *one, deadline) for one in zip(items, places, strict=True)))
         try:
             parts = [deletes(schema, changes.deletes)] if changes.deletes else []
             if items:
                 parts.append(upserts(
                     schema, [i.item_id for i in items], product_ids=[i.product_id for i in items],
-                    verticals=[i.vertical for i in items], vectors=np.stack([vector for vector, _ in drawn]),
-                    attributes=np.stack([attributes_of(i.attributes, manifest.attributes) for i in items]),
-                    thumbnails=[picture for _, picture in drawn], model=manifest.model,
+                    verticals=[i.vertical for i in items], vectors=np.stack([vector for vector, _, _ in drawn]),
+                    attributes=np.stack([known for _, known, _ in drawn]), thumbnails=[picture for _, _, picture in drawn],
+                    model=manifest.model,
                 ))  # fmt: skip
             return concat(parts)
         except UserError as error:
             raise Refusal(422, "bad_change", str(error)) from error
 
-    async def _drawn(self, live: Generation, item: Upsert, deadline: float) -> tuple[np.ndarray, bytes]:
-        """(its vector float32 [D], its thumbnail, b"" without an image). Raises Refusal."""
+    async def _drawn(
+        self, live: Generation, item: Upsert, place: str, deadline: float
+    ) -> tuple[np.ndarray, np.ndarray, bytes]:  # fmt: skip
+        """(vector float32 [D], attributes int8 [A], thumbnail, b"" without an image) of an item. Raises Refusal, of this place."""
+        try:
+            vector, picture = await self._embedded(live, item, deadline)
+            return vector, attributes_of(item.attributes, live.manifest.attributes), picture
+        except UserError as error:
+            raise Refusal(422, "bad_change", str(error)).at(place) from error
+        except Refusal as refusal:
+            raise refusal.at(place) from refusal
+
+    async def _embedded(self, live: Generation, item: Upsert, deadline: float) -> tuple[np.ndarray, bytes]:
         vector = None if item.vector is None else unit_vector(item.vector, live.manifest.dim)
         if (data := item.image()) is None:
             assert vector is not None  # one of them is there: ItemFields sees to it

@@ -11,6 +11,11 @@ import faiss
 import numpy as np
 
 
+def take_threads(threads: int) -> None:
+    """FAISS gets so many threads for what the calling thread asks of it: OpenMP counts by thread."""
+    faiss.omp_set_num_threads(max(1, threads))
+
+
 def faiss_search(index: Any, queries: np.ndarray, k: int, params: Any) -> tuple[np.ndarray, np.ndarray]:
     """(scores float32 [Q, k], rows int64 [Q, k]) by faiss's C++ method.
 

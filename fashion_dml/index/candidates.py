@@ -9,7 +9,7 @@ from typing import Any
 import faiss
 import numpy as np
 
-from fashion_dml.index.calls import faiss_search, read_faiss
+from fashion_dml.index.calls import faiss_search, read_faiss, take_threads
 from fashion_dml.index.cells import Cells
 from fashion_dml.index.manifest import CANDIDATES, CODES, ROUGH, VECTORS, Effort
 from fashion_dml.index.store import Store
@@ -70,7 +70,7 @@ class Candidates:
 
 def open_files(kind: str, files: Mapping[str, Path], *, threads: int) -> tuple[Store, Candidates | None]:
     """A shard's files by name (VECTORS, CODES and, of an approximate kind with rows, CANDIDATES; ROUGH where there is one), mapped; FAISS
-    gets `threads` threads in this process."""
-    faiss.omp_set_num_threads(max(1, threads))
+    gets `threads` threads in the calling thread."""
+    take_threads(threads)
     store = Store.mapped(files[VECTORS], files[CODES], files.get(ROUGH))
     return store, Candidates(kind, read_faiss(files[CANDIDATES]), store) if CANDIDATES in files else None

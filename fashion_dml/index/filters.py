@@ -17,6 +17,10 @@ MASKS_KEPT = 32
 MOST_VALUES = 256  # values of a filter: more is no filter that a person asked for
 
 
+class TooManyValues(UserError):
+    """A filter of more than MOST_VALUES verticals and values."""
+
+
 @dataclass(frozen=True)
 class Filter:
     """What an answer must be: of one of these verticals (none named: of any), and in every group known to have one of its values.
@@ -40,7 +44,7 @@ class Filter:
         """Raises UserError at a vertical or value that the index doesn't know, naming some that it does."""
         count = len(self.verticals) + sum(len(group) for group in self.attributes)
         if count > MOST_VALUES:
-            raise UserError(f"The filter names {count} verticals and values; at most {MOST_VALUES} may be named.")
+            raise TooManyValues(f"The filter names {count} verticals and values; at most {MOST_VALUES} may be named.")
         for name in self.verticals:
             if name not in verticals:
                 raise UserError(f"The index holds no vertical {name[:64]!r}; known are {', '.join(sorted(verticals))}.")

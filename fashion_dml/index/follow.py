@@ -17,16 +17,15 @@ class Behind(UserError):
 
 
 class Follower:
-    """Attributes: shard, unusable (what is wrong with the commit that the shard stopped before; "" if it hasn't), hidden (changed
-    items that this index can't find, since they came as a vector of another model without a picture).
+    """Attributes: shard, hidden (changed items that this index can't find, since they came as a vector of another model without a
+    picture).
 
-    A commit with vectors of another model is followed when these have been translated (see `translate`). One that no search can
-    use, since it is of another dimension, ends what is followed: all shards of the version stop before the same one, so
-    that their answers are of one state of the catalogue.
+    A commit with vectors of another model is followed when these have been translated (see `translate`). A catalogue of another
+    dimension or vocabulary can't be followed at all.
     """
 
     def __init__(self, shard: LiveShard, catalog: Location) -> None:
-        self.shard, self.unusable = shard, ""
+        self.shard = shard
         self.hidden: set[str] = set()
         self._location = catalog
         self._catalog: Catalog | None = None
@@ -44,17 +43,12 @@ class Follower:
 
     def reach(self, commit: int) -> int:
         """Apply what isn't applied of the commits up to this one; the commit to search after. Raises Behind, Untranslated."""
-        if commit <= self.shard.version or self.unusable:
-            return min(commit, self.shard.version)
+        if commit <= self.shard.version:
+            return commit
         try:
             for version, changes in self._log().since(self.shard.version, commit):
                 changes, hidden = translated(changes, self._location, self.shard.base.model, version)
-                try:
-                    self.shard.apply(version, changes)
-                except UserError as error:
-                    self.unusable = str(error)
-                    logger.error("The live catalogue is followed up to commit %d only: %s", self.shard.version, error)
-                    return self.shard.version
+                self.shard.apply(version, changes)
                 self.hidden = (self.hidden - set(changes["item_id"].to_pylist())) | set(hidden)
         except UserError as error:
             raise Behind(str(error)) from error

@@ -5,6 +5,7 @@
     index/versions/<v>/shard-NNNNN/{vectors.faiss, vectors.bin, items.arrow}, for an approximate kind candidates.faiss too:
         the empty index that reads the codes, the codes alone, the items, the index that proposes
     index/versions/<v>/trained/{vectors.faiss, candidates.faiss}   empty indexes that the shards began with
+    index/used/<v>                              a service serves this version though CURRENT names another one
     index/models/<sha256>/                      the model of one or more versions, so that a version can be served, also again
         after the workspace's unified model has changed
 
@@ -13,16 +14,20 @@ FAISS files from strangers are a memory-safety risk, so a file is opened only if
 
 from __future__ import annotations
 
+import logging
 import re
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fashion_dml.storage import MANIFEST, Location, UserError, publish, read_manifest, require_manifest
 
+logger = logging.getLogger(__name__)
 KIND = "index"
 KINDS = ("flat", "ivf", "ivf_pq", "hnsw")
 CURRENT = "CURRENT"
+USED, USED_S = "used", 7200  # marks of services, renewed several times in so many seconds
 VECTORS, CODES = "vectors.faiss", "vectors.bin"
 ROUGH = "rough.bin"  # where it pays (rough.py)
 CANDIDATES = "candidates.faiss"
@@ -135,8 +140,18 @@ def activate(index: Location, version: str) -> None:
 
 
 def versions(index: Location) -> list[str]:
-    """Names of the complete versions, oldest first (names start with the time of building)."""
-    return [d.name for d in (index / "versions").children() if VERSION_NAME.fullmatch(d.name) and read_manifest(d) is not None]
+    """Names of the complete versions, oldest first (names start with the time of building). One whose manifest can't be read is left
+    out, and told of: the others can be used all the same."""
+    return [d.name for d in (index / "versions").children() if VERSION_NAME.fullmatch(d.name) and _readable(d) is not None]
+
+
+def _readable(directory: Location) -> dict[str, Any] | None:
+    """The manifest of a complete version; None also where it can't be read."""
+    try:
+        return read_manifest(directory)
+    except UserError as error:
+        logger.warning("An index version is passed over: %s", error)
+        return None
 
 
 def model_dir(index: Location, sha256: str) -> Location:
@@ -159,28 +174,43 @@ def keep_model(index: Location, source: Location, sha256: str) -> None:
 
 
 def prune(index: Location, keep: int) -> list[str]:
-    """Delete all but the live version and the `keep` newest complete others, leftovers of builds begun before the live one, and
-    models that none of these was made by.
+    """Delete all but the live version, those that services have served lately all the same, and the `keep` newest complete others;
+    leftovers of builds begun before the live one, and models that none of these was made by.
 
+    A version whose manifest this software can't read may be of a newer one: it stays, and then so do all models.
     Returns the names that were deleted.
     """
     live = current(index)
     complete = versions(index)
     others = sorted(v for v in complete if v != live)
-    kept = {*others[len(others) - keep if keep < len(others) else 0 :], live}
-    leftovers = [
-        d.name for d in (index / "versions").children() if d.name not in complete and live is not None and d.name < live
-    ]
+    kept = {*others[len(others) - keep if keep < len(others) else 0 :], live, *used_lately(index)}
+    rest = [d for d in (index / "versions").children() if d.name not in complete]
+    unreadable = [d.name for d in rest if (d / MANIFEST).is_file()]
+    leftovers = [d.name for d in rest if d.name not in unreadable and live is not None and d.name < live]
     gone = [v for v in complete if v not in kept] + leftovers
     for name in gone:
         _delete(index / "versions" / name)
     named = {
         model_dir(index, manifest["model"]).name for v in versions(index) if (manifest := read_manifest(index / "versions" / v))
     }
-    for directory in (index / "models").children():
+    for directory in [] if unreadable else (index / "models").children():
         if directory.name not in named:
             _delete(directory)
     return sorted(gone)
+
+
+def mark_used(index: Location, version: str) -> None:
+    """Have `prune` keep a version for USED_S more seconds: a service serves it though CURRENT names another one."""
+    (index / USED / version).write_bytes(b"")
+
+
+def used_lately(index: Location) -> set[str]:
+    """Names of the versions that were marked so in the last USED_S seconds; older marks are deleted."""
+    found = {d.name: index.filesystem.get_file_info(d.path).mtime_ns or 0 for d in (index / USED).children()}
+    old = [name for name, marked in found.items() if time.time_ns() - marked > USED_S * 1e9]
+    for name in old:
+        (index / USED / name).delete()
+    return set(found).difference(old)
 
 
 def _delete(directory: Location) -> None:

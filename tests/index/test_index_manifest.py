@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from index_catalogue import Catalogue
 
-from fashion_dml.index.manifest import activate, current, load, prune, require_current, verified_file, version_dir, versions
+from fashion_dml.index.manifest import (
+    USED_S,
+    activate,
+    current,
+    load,
+    mark_used,
+    prune,
+    require_current,
+    verified_file,
+    version_dir,
+    versions,
+)
 from fashion_dml.index.segment import write_segment
 from fashion_dml.index.shard import Shard
 from fashion_dml.storage import Location, UserError
@@ -116,6 +129,33 @@ def test_prune_keeps_the_live_one_and_the_newest(index: Location):
     assert versions(index) == ["v2", "v4"]
     assert prune(index, 0) == ["v4"]
     assert current(index) == "v2"
+
+
+def test_a_version_that_a_service_serves_is_kept_for_a_time(index: Location):
+    for name in ("v2", "v3"):
+        Catalogue.random(5, 8, 2).write(index, name)
+    activate(index, "v3")
+    mark_used(index, "v1")
+    assert prune(index, 0) == ["v2"]
+    mark = Path(index.path) / "used" / "v1"
+    os.utime(mark, (time.time() - 1.1 * USED_S,) * 2)
+    assert prune(index, 0) == ["v1"]
+    assert not mark.exists()
+
+
+def test_a_version_whose_manifest_cannot_be_read_hinders_no_other(index: Location, caplog):
+    for name, manifest in (("v2", ""), ("v3", '{"schema": 99}')):
+        Catalogue.random(5, 8, 2).write(index, name)
+        (Path(index.path) / "versions" / name / "manifest.json").write_text(manifest)
+    (Path(index.path) / "models" / ("b" * 16)).mkdir(parents=True)
+    assert versions(index) == ["v1"]
+    assert "v2/manifest.json is not JSON" in caplog.text
+    assert "v3/manifest.json has schema 99" in caplog.text
+    activate(index, "v1")
+    assert prune(index, 0) == []  # it may be a newer software's, with a model of its own
+    assert (Path(index.path) / "models" / ("b" * 16)).exists()
+    with pytest.raises(UserError, match="no index version 'v2'; known are v1"):
+        activate(index, "v2")
 
 
 def test_bad_segments_are_refused(tmp_path: Path):

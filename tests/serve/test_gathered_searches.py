@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from serve.gather import CALLS, MOST_TOGETHER, Gathered
+from serve.gather import CALLS, LENIENCE_S, MOST_TOGETHER, Gathered
 from serve.shards import Answers
 
 
@@ -67,14 +67,17 @@ def test_what_differs_goes_apart_and_a_slot_that_is_away_is_away_for_all() -> No
     assert [size for size, _ in shards.calls] == [3, 3]
 
 
-def test_the_first_deadline_holds_for_those_that_share_a_call() -> None:
+def test_the_last_deadline_holds_for_those_that_share_a_call_but_not_long_after_the_first() -> None:
     shards = Shards()
 
     async def whole() -> None:
         gathered, now = Gathered(shards.ask), time.monotonic()
         one = np.zeros((1, 1), np.float32)
-        await asyncio.gather(*(gathered.find(one, 5, "all", False, 0, deadline=now + 50 + i) for i in (3, 1, 2)))
-        assert shards.calls == [(3, now + 51)]
+        for left in ((50.3, 50.1, 50.2), (53, 51, 52), (-9, 50)):  # the last: one that is late already
+            await asyncio.gather(*(gathered.find(one, 5, "all", False, 0, deadline=now + s) for s in left))
+        (close, first), (apart, second), (late, third) = shards.calls
+        assert (close, first, apart, second, late) == (3, now + 50.3, 3, now + 51 + LENIENCE_S, 2)
+        assert now + LENIENCE_S <= third < now + 50
 
     asyncio.run(whole())
 

@@ -92,5 +92,5 @@ def test_alerts():
         assert re.fullmatch(r"\d+[mh]", rule["for"])
         assert rule["annotations"]["summary"].endswith(".")
         assert re.search(r" (<|>) [\d.]+$", rule["expr"]) or rule["expr"].startswith("absent(")
-    needed = {"ready", "partial_searches", "requests", "request_seconds", "catalogue_unusable"}
+    needed = {"ready", "partial_searches", "requests", "request_seconds"}
     assert {f"fashion_dml_{name}" for name in needed} <= set().union(*named.values())

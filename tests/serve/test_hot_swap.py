@@ -6,8 +6,10 @@ import base64
 import itertools
 import os
 import shutil
+import signal
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+import ray
 from ray import serve
 from ray.serve.schema import ServeDeploySchema
 from ray.util import list_named_actors
@@ -27,6 +30,7 @@ from fashion_dml.models.store import save_model
 from fashion_dml.storage import Location
 from jobs.build_index import BuildIndexSettings, build
 from serve.app import build as application
+from serve.shards import actor_name
 
 pytestmark = pytest.mark.serve
 TOKEN = {"authorization": f"Bearer {os.environ['FASHION_DML_TOKEN']}"}
@@ -87,6 +91,16 @@ def stored(swapped: Swapped) -> list[Photo]:
     from service_fixtures import stored_photos
 
     return stored_photos(swapped.workspace)
+
+
+def shard_process(application: str) -> int:
+    """The process of the application's first shard actor; 0 while it is away."""
+    for entry in list_named_actors(all_namespaces=True):
+        if application in entry["name"] and entry["name"].endswith(f"::{actor_name(0, 0)}"):
+            with suppress(ray.exceptions.RayActorError, ValueError):
+                actor = ray.get_actor(entry["name"], namespace=entry["namespace"])
+                return ray.get(actor.process.remote(), timeout=30)["pid"]
+    return 0
 
 
 class Load:
@@ -261,12 +275,42 @@ def test_a_version_that_cannot_be_opened_changes_nothing(swapped: Swapped):
         assert swapped.client.get("/v1/index").json()["version"] == live
         activate(swapped.index, broken)  # CURRENT names it all the same
         until(lambda: "index_problem" in swapped.client.get("/readyz").json())
-        assert swapped.client.post("/v1/search", json={"vector": [1.0] * 32}).json()["index"] == live
+        vector = {"vector": [1.0] * 32}
+        assert swapped.client.post("/v1/search", json=vector).json()["index"] == live
+        victim = shard_process("swapped")
+        os.kill(victim, signal.SIGKILL)  # its next life begins with the version that CURRENT names
+        until(lambda: shard_process("swapped") not in (0, victim))
+        reply = until(lambda: (r := swapped.client.post("/v1/search", json=vector).json()).get("coverage") == 1.0 and r)
+        assert reply["index"] == live
         file.write_bytes(whole)  # restored from a backup
         until(lambda: swapped.client.get("/v1/index").json()["version"] == broken)
     finally:
         swapped.activate(live)
         shutil.rmtree(home / broken)
+
+
+def test_a_version_that_cannot_follow_the_catalogue_changes_nothing(swapped: Swapped, photos: list[Photo]):
+    """The live version has read the log before a file of it was damaged; another one would have to read it."""
+    swapped.activate(swapped.versions[0].version)
+    item = {"product_id": "new", "vertical": photos[4].vertical, "vector": [1.0] + [0.0] * 31}
+    put = swapped.client.put("/v1/items/late", json=item, headers=TOKEN)
+    seen = {"vector": item["vector"], "k": 1, "catalog_at_least": put.json()["catalog"]}
+    assert swapped.client.post("/v1/search", json=seen).json()["results"][0]["item_id"] == "late"
+    damaged = {f: f.read_bytes() for f in (Path(swapped.workspace) / "catalog").glob("changes-*.parquet")}
+    try:
+        for file, whole in damaged.items():
+            file.write_bytes(whole[:100])
+        body = {"version": swapped.versions[1].version}
+        reply = until(
+            lambda: (r := swapped.client.post("/v1/index:activate", json=body, headers=TOKEN)).status_code != 202 and r
+        )
+        assert (reply.status_code, reply.json()["error"]["code"]) == (503, "version_unusable"), reply.text
+        found = swapped.client.post("/v1/search", json=seen).json()
+        assert (found["index"], found["results"][0]["item_id"]) == (swapped.versions[0].version, "late")
+    finally:
+        for file, whole in damaged.items():
+            file.write_bytes(whole)
+    assert swapped.client.delete("/v1/items/late", headers=TOKEN).status_code == 200
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +68,33 @@ def test_all_hear_that_a_commit_failed_and_the_next_may_succeed(tmp_path: Path):
         return await live.append(change(9))
 
     assert asyncio.run(together()) == 1
+
+
+def test_a_commit_that_a_look_under_way_missed_is_looked_for_again(tmp_path: Path, monkeypatch):
+    """Another process commits after this one's look has read the log, and before that look ends."""
+    catalog = Catalog.create(Location.of(tmp_path / "catalog"), dim=DIM, attributes=WORDS)
+    latest, read, go_on = Catalog.latest, threading.Event(), threading.Event()
+
+    def slow(self: Catalog) -> int:
+        found = latest(self)
+        read.set()
+        assert go_on.wait(60)
+        return found
+
+    async def asked() -> int:
+        live = LiveCatalogue(Location.of(tmp_path / "catalog"), manifest(), 0)
+        assert await live.current() == 0
+        monkeypatch.setattr(Catalog, "latest", slow)
+        assert await live.current() == 0  # begins a look and doesn't wait for it
+        await asyncio.to_thread(read.wait, 60)
+        monkeypatch.setattr(Catalog, "latest", latest)
+        commit = catalog.append(change(0))
+        waiting = asyncio.create_task(live.current(commit))
+        await asyncio.sleep(0)
+        go_on.set()
+        return await waiting
+
+    assert asyncio.run(asked()) == 1
 
 
 def test_too_much_that_waits_is_refused(tmp_path: Path, monkeypatch):

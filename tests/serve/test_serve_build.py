@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from service_fixtures import small_model
 
+from fashion_dml.data.schema import Dataset
 from fashion_dml.data.thumbnail import thumbnail
 from fashion_dml.index.catalog import Catalog
 from fashion_dml.index.changes import deletes, upserts
@@ -19,6 +20,8 @@ from fashion_dml.inference.encode import Encoder
 from fashion_dml.models.store import load_model, save_model
 from fashion_dml.storage import Location, UserError
 from jobs.build_index import BuildIndexSettings, build, entry
+from jobs.build_index import _tasks as index_tasks
+from jobs.index_tasks import _rows, _sample, changes_of
 from serve.app import build as app
 from serve.app import read_settings
 
@@ -124,6 +127,7 @@ def test_changes_of_the_catalogue_are_folded_in(aside, photos):
     upto = catalog.append(deletes(catalog.schema, [gone.item_id, "never-there"]))
     made = build(aside)
     after = load(index_root(workspace), made["version"])
+    assert rows_and_sample(aside, before.model, upto) == (list(after.shards), after.items)
     assert (made["built"], made["live"], after.catalog, after.items) == (True, False, upto, len(photos))
     shards = [Shard.open(index_root(workspace), made["version"], s) for s in range(2)]
     found = {i: [(n, s.row_of(i)) for n, s in enumerate(shards) if s.row_of(i) >= 0] for i in ("new-item", changed.item_id)}
@@ -133,6 +137,22 @@ def test_changes_of_the_catalogue_are_folded_in(aside, photos):
     assert not any(s.row_of(i) >= 0 for s in shards for i in (gone.item_id, "never-there"))
     assert after.verticals["hats"] == {"items": 1, "products": 1}
     assert build(aside)["built"] is False
+
+
+def rows_and_sample(settings: BuildIndexSettings, model: str, upto: int) -> tuple[list[int], int]:
+    """(items of each shard, items of a sample that takes all) as the kind is chosen by."""
+    workspace = Location.of(settings.workspace)
+    dataset = Dataset.open(workspace / "dataset")
+    ((embeddings,),) = [[d for d in (workspace / "embeddings").children() if d.is_dir()]]
+    dim = load_model(workspace / "unified" / "model").dim
+    tasks = index_tasks(
+        settings.index, dataset, str(embeddings), "v", {"sha256": model, "dim": dim}, dataset.parts(), str(workspace / "catalog"), upto
+    )  # fmt: skip
+    gone, new = changes_of(tasks[0])
+    vectors, products = _sample(tasks, 10**6, gone, new)
+    assert vectors.shape == (len(products), dim)
+    assert np.eye(2, dim)[1].tolist() in vectors.tolist()
+    return [_rows(task, gone, new) for task in tasks], len(vectors)
 
 
 def test_too_many_shards(settings, built, capsys):

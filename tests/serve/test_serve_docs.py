@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from fashion_dml.config import Serve
-from serve import limits
+from serve import limits, tuning
 from serve.metrics import METRICS
 
 ROOT = Path(__file__).parents[2]
@@ -19,6 +19,14 @@ def test_every_metric_is_listed_as_it_is():
     assert told == {
         m.name: (type(m).__name__.lower(), ", ".join(f"`{label}`" for label in m.labels), m.description) for m in METRICS
     }
+
+
+def test_ray_is_told_what_jobs_serve_tells_it():
+    """Where Ray runs already, by the variables of the page; HAProxy's own places are left to Ray."""
+    page = (ROOT / "docs" / "serve-speed.md").read_text()
+    (block,) = re.findall(r"^```\n(RAY_SERVE_.*)\n```$", page, re.MULTILINE | re.DOTALL)
+    told = dict(re.findall(r"(RAY_SERVE_\w+)=(\S+)", block))
+    assert told == tuning.ONE_LOOP | tuning.NOTICED | {"RAY_SERVE_ENABLE_HA_PROXY": "1"}
 
 
 def test_limits_are_those_of_the_code():

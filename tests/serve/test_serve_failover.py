@@ -8,6 +8,8 @@ import os
 import random
 import signal
 import socket
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -50,6 +52,15 @@ def counted(client, name: str) -> float:
     """A counter of the ingress replica, 0 before it first counted."""
     lines = [line for line in client.get("/metrics").text.splitlines() if line.startswith(f"fashion_dml_{name}_total{{")]
     return sum(float(line.rsplit(" ", 1)[1]) for line in lines)
+
+
+def test_a_second_service_does_not_take_the_first_ones_place(client, ray_local, settings):
+    """`jobs.serve` in a cluster that serves this application already: nothing changes, nothing ends."""
+    command = [sys.executable, "-m", "jobs.serve", "--workspace", settings.workspace]
+    done = subprocess.run(command, env=os.environ | {"RAY_ADDRESS": ray_local}, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (2, ""), done
+    assert done.stderr.strip().splitlines()[-1].startswith("error: This cluster's Serve has an application `search` already")
+    assert client.get("/readyz").status_code == 200
 
 
 def test_shards_hold_their_rows_without_torch(client, photos):

@@ -193,7 +193,10 @@ def test_a_bad_change_is_refused_and_nothing_of_it_is_seen(writer: httpx.Client,
     reply = writer.put("/v1/items/new-1", json=body)
     assert code(reply) == (422, expected), reply.text
     batch = {"upserts": [GOOD | {"item_id": "new-2"}, body | {"item_id": "new-1"}]}
-    assert writer.post("/v1/items:batch", json=batch).status_code == 422
+    in_batch = writer.post("/v1/items:batch", json=batch)
+    assert in_batch.status_code == 422
+    wrong_id = body.get("vertical") == "../hats" or body.get("product_id") == "a b"  # these are looked at all together
+    assert wrong_id or "upserts.1" in in_batch.json()["error"]["message"], in_batch.text
     assert client.get("/v1/index").json()["catalog"] == before
     assert code(client.get("/v1/items/new-2")) == (404, "unknown_item")
 
@@ -209,6 +212,9 @@ def test_bad_batches_ids_and_filters(writer: httpx.Client, client: httpx.Client)
     asked = {"vector": UNIT, "attributes": {"smell": ["roses"]}}
     assert code(client.post("/v1/search", json=asked)) == (422, "unknown_attribute")
     assert code(client.post("/v1/search", json={"vector": UNIT, "verticals": ["nowhere"]})) == (422, "unknown_vertical")
+    many = {f"c{i}": [f"v{j}" for j in range(32)] for i in range(9)}
+    refused = client.post("/v1/search", json={"vector": UNIT, "attributes": many})
+    assert (code(refused), refused.json()["error"]["limit"]) == ((422, "bad_field"), 256)
 
 
 @pytest.mark.parametrize(

@@ -133,6 +133,10 @@ def test_truncated_photo(client, photos):
 
 def test_forms(client, photos):
     refused(client.post("/v1/search", files={"picture": photos[0].data}), 422, "no_image")
+    option = client.post("/v1/search", files={"image": photos[0].data}, data={"k": "5"})
+    assert "'k'" in refused(option, 422, "unknown_field")["message"]
+    second = client.post("/v1/search:batch", files={"image": photos[0].data, "second": photos[1].data})
+    assert "'second'" in refused(second, 422, "unknown_field")["message"]
     refused(client.post("/v1/search", files=[("image", photos[0].data), ("image", photos[1].data)]), 422, "bad_form")
     broken = {"Content-Type": "multipart/form-data; boundary=x"}
     refused(client.post("/v1/search", content=b"--y\r\nnothing", headers=broken), 422, "bad_form")
