@@ -29,6 +29,7 @@ from typing import Any
 
 BIN = Path(sys.executable).parent
 HEAD_ID = "f" * 51 + "00000"  # what the provider that starts raylets on this machine expects
+ENV_FILE = "cluster.env"  # holds the token: .gitignore and .dockerignore name it
 START_SECONDS = 120
 STOP_SECONDS = 60
 
@@ -186,7 +187,7 @@ def main() -> int:
         "--grow", action="append", default=[], metavar="NAME=VALUE,...", help="a kind of node that the autoscaler starts"
     )
     parser.add_argument("--idle-minutes", type=float, default=1, help="after which such a node is stopped (default: 1)")
-    parser.add_argument("--env", default="cluster.env", help="file for addresses and token, to `source` (default: cluster.env)")
+    parser.add_argument("--env", default=ENV_FILE, help=f"file for addresses and token, to `source` (default: {ENV_FILE})")
     options = parser.parse_args()
     try:
         nodes = [

@@ -1,4 +1,4 @@
-"""Measure this machine: every figure against its limit or its peers, in turns in one run, medians and ratios.
+"""Measure this machine: every figure against its limit or its peers, measured in the same run.
 
     python -m jobs.benchmark stream --workspace workspace
     python -m jobs.benchmark losses        (only stream needs Ray)

@@ -1,7 +1,7 @@
 """Export a model for those without this package: timm weights with a config, ONNX, and a model card.
 
     python -m jobs.export --workspace workspace
-    python -m jobs.export --model workspace/specialists/dresses/model --out dresses --export.onnx false
+    python -m jobs.export --directory workspace/specialists/dresses/model --out dresses --export.onnx false
 
 Reads a model directory, by default `<workspace>/unified/model`, with `reports/evaluation.json` if it is of that very model; writes
 `<workspace>/export`: model.safetensors and config.json for `timm.create_model("local-dir:DIR", pretrained=True)`, model.onnx, README.md.
@@ -23,7 +23,7 @@ from jobs.common import console, main
 class ExportSettings(JobSettings):
     """What this job reads."""
 
-    model: str = Field("", description="model directory; empty: <workspace>/unified/model")
+    directory: str = Field("", description="model directory; empty: <workspace>/unified/model")
     out: str = Field("", description="directory to write; empty: <workspace>/export")
     export: Export = Export()
 
@@ -35,7 +35,7 @@ def export(settings: ExportSettings) -> dict[str, Any]:
 
     started = time.monotonic()
     workspace = Location.of(settings.workspace)
-    directory = Location.of(settings.model) if settings.model else workspace / "unified" / "model"
+    directory = Location.of(settings.directory) if settings.directory else workspace / "unified" / "model"
     manifest = require_manifest(directory, made_by="python -m jobs.distill")
     if "steps" not in manifest:
         raise UserError(f"{directory} is no trained model: give one of specialists/NAME/model or unified/model.")

@@ -2,8 +2,8 @@
 
 One thread each. Limits are measured in the same run: the time to read the vectors once (the fastest of three ways), and the float32
 matrix product of queries and vectors with one pass over the scores, below which no exact search can be. Ratios are of medians of calls
-taken in turns. Peers of an approximate index get the same vectors and are run with the least effort (of rising ones) that reaches
-the recall; all are asked in batches of 32.
+taken in turns, but that of a search beside changes is of means, without them first. Peers of an approximate index get the same vectors and
+are run with the least effort (of rising ones) that reaches the recall; all are asked in batches of 32, and the better of two passes counts.
 """
 
 from __future__ import annotations

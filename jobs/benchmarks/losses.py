@@ -2,7 +2,7 @@
 
 Rows `time_over_pml/LOSS/BATCH` and `memory_over_pml/LOSS/BATCH`: batches of 256, 1024 and 4096 with 4 images a product,
 D = 128 (cascade: three levels of 128; granularity: form A with 64 words, all known), gradients to the embeddings and, where
-there are some, to 4,000 proxies. The peer is the same loss where the library has it, else its nearest; PEERS says which.
+there are some, to 4,000 proxies. The peer is the same loss where the library has it, else the nearest one; PEERS names it.
 Peers of triplets list every triplet, and are left out (named in `details`) where that takes half of the free memory.
 
 Time: median of passes in turns in one process. Memory: each case in a fresh process, after a pass of a small batch has
@@ -31,6 +31,7 @@ from fashion_dml.config import Loss
 from fashion_dml.losses import create_loss
 from jobs.benchmarks import Row
 from jobs.benchmarks.memory import forget_peak, resident
+from jobs.benchmarks.summary import NEAREST
 from jobs.common import console
 
 BATCHES, DIM, IMAGES, PROXIES, LEVELS, WORDS = (256, 1024, 4096), 128, 4, 4000, 3, 64
@@ -45,15 +46,12 @@ OURS: dict[str, dict[str, Any]] = {
     "cascade": {"name": "cascade"},
     "focus_ranking": {"name": "focus_ranking"},
 }
-PEERS = {
+PEERS = NEAREST | {
     "triplet": "TripletMarginLoss with TripletMarginMiner(semihard)",
     "hard_triplet": "TripletMarginLoss with BatchHardMiner",
-    "granularity": "ContrastiveLoss over the same pairs, without attributes",
     "multi_similarity": "MultiSimilarityLoss with its miner",
     "proxy_anchor": "ProxyAnchorLoss",
-    "multi_objective": "MultiSimilarityLoss with its miner + ProxyAnchorLoss, without proxy-proxy",
     "cascade": "three times HDCMiner with ContrastiveLoss",
-    "focus_ranking": "TripletMarginLoss over all triplets",
 }
 OF_TRIPLETS = ("triplet", "focus_ranking")
 Step = Callable[[], None]

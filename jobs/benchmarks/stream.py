@@ -1,7 +1,7 @@
 """The stream against its limits: the bare loop, a torch DataLoader, training on synthetic images; memory and start-up.
 
-Ratios of rates are medians over turns, in each of which both sides are measured right after one another, in alternating order; that
-of memory is of the medians of fresh processes.
+A rate is the images of all workers over the seconds of the slowest, each from its first batch on. Ratios of rates are medians over turns,
+in each of which both sides are measured right after one another, in alternating order; that of memory is of the medians of fresh processes.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from typing import Any
@@ -65,12 +65,17 @@ def plan_of(address: str, products_per_batch: int = 16) -> tuple[Plan, Sources]:
     return Plan(products, settings), Sources(f"{address}/images", "train")
 
 
-def rate(batches: Iterator[Any], size: Callable[[Any], int]) -> float:
-    """Images/s after the first batch."""
+def timed(batches: Iterator[Any], size: Callable[[Any], int]) -> tuple[int, float]:
+    """Images after the first batch, and their seconds."""
     next(batches)
     first = time.perf_counter()
     images = sum(size(b) for b in batches)
-    return images / (time.perf_counter() - first)
+    return images, time.perf_counter() - first
+
+
+def rate(workers: Sequence[tuple[int, float]]) -> float:
+    """Images/s of workers side by side, from the images and seconds of each."""
+    return sum(images for images, _ in workers) / max(seconds for _, seconds in workers)
 
 
 def _images(batch: Batch) -> int:
@@ -89,9 +94,9 @@ class StreamWorker:
         data = Data(executor=executor)
         return stream(self.plan, self.sources, data, start=Cursor(), steps=STEPS, rank=rank, workers=WORKERS, early=early)
 
-    def rate(self, executor: str, rank: int) -> float:
-        """Images/s of an executor that reads everything itself."""
-        return rate(self._stream(executor, rank, early=False), _images)
+    def timed(self, executor: str, rank: int) -> tuple[int, float]:
+        """Images and seconds of an executor that reads everything itself."""
+        return timed(self._stream(executor, rank, early=False), _images)
 
     def first(self, rank: int) -> float:
         """Seconds to the first batch, as trainings begin."""
@@ -128,11 +133,11 @@ def stream_rates(address: str) -> tuple[list[Row], dict[str, list[float]]]:
     workers = [StreamWorker.remote(address) for _ in range(WORKERS)]  # type: ignore[attr-defined]
 
     def both(executor: str) -> float:
-        return sum(ray.get([w.rate.remote(executor, r) for r, w in enumerate(workers)]))
+        return rate(ray.get([w.timed.remote(executor, r) for r, w in enumerate(workers)]))
 
     def loader() -> float:
         batches = DataLoader(PlanDataset(address, STEPS, Data()), batch_size=None, num_workers=WORKERS, prefetch_factor=4)
-        return rate(iter(batches), lambda b: len(b[0]))
+        return rate([timed(iter(batches), lambda b: len(b[0]))])
 
     both("ray"), both("threads")  # warm up: imports, file cache
     found: dict[str, list[float]] = {n: [] for n in ("ray", "threads", "dataloader", "over_bare", "over_dataloader", "first")}
@@ -199,8 +204,8 @@ def train_rates(address: str) -> tuple[list[Row], dict[str, list[float]]]:
     found: dict[str, list[float]] = {"stream": [], "synthetic": [], "waited": []}
     for turn in range(TURNS):
         for synthetic in (True, False) if turn % 2 else (False, True):  # in turns: the machine's own drift falls on both
-            rate, waited = ray.get(trainer.run.remote(synthetic))
-            found["synthetic" if synthetic else "stream"].append(rate)
+            images_per_s, waited = ray.get(trainer.run.remote(synthetic))
+            found["synthetic" if synthetic else "stream"].append(images_per_s)
             if not synthetic:
                 found["waited"].append(waited)
     ray.kill(trainer)

@@ -25,7 +25,7 @@ WHAT = {
     "index/upserts_per_s": "upserts, seen by the next search",
     "index/latency_while_writing_over_idle": "a search while 2,000 changes a second come, over one without",
     "index/qps_over_hnswlib": "a million rows, batches of 32, same recall: queries a second over hnswlib",
-    "index/qps_over_faiss_hnsw": "the same over FAISS's HNSW",
+    "index/qps_over_faiss_hnsw": "the same over the faster of FAISS's HNSW and IVF",
     "index/recall_at_10": "its recall@10",
     "index-large/large_recall_at_10": "ten million rows in a shard: recall@10",
     "index-large/large_ms_per_query": "one query",
@@ -57,6 +57,11 @@ WHAT = {
     "train/step_time_over_torch": "a training step of 64 photos over the same with torch's layers, by size",
     "train/depthwise_gradient_over_torch": "gradient of a depthwise convolution's weights over torch's, by shape",
 }  # fmt: skip
+NEAREST = {  # peers that are another loss, by the row's part
+    "granularity": "ContrastiveLoss over the same pairs, without attributes",
+    "multi_objective": "MultiSimilarityLoss with its miner + ProxyAnchorLoss, without proxy-proxy",
+    "focus_ranking": "TripletMarginLoss over all triplets",
+}
 
 
 def table(reports: Mapping[str, dict[str, Any]]) -> str:
@@ -76,7 +81,10 @@ def table(reports: Mapping[str, dict[str, Any]]) -> str:
                 several[name, parts[0] if len(parts) > 1 else ""].append(row)
         for (name, part), rows in several.items():
             what = WHAT.get(f"{subject}/{name}", f"`{name}`") + (f": {part}" if part else "")
-            lines.append(f"| {what} | {' · '.join(_value(row, len(rows) > 1) for row in rows)} | {_goal(rows[0])} |")
+            what += f" (nearest: {NEAREST[part]})" if part in NEAREST else ""
+            left = _left_out(report, part)
+            values = [_value(row, len(rows) + len(left) > 1) for row in rows]
+            lines.append(f"| {what} | {' · '.join(values + left)} | {_goal(rows[0])} |")
         lines.append("")
     machines = sorted({_machine(report) for report in reports.values()})
     return "\n".join([*lines, "Measured on " + "; ".join(machines) + "."])
@@ -86,6 +94,13 @@ def met(row: dict[str, Any]) -> bool:
     """Whether a row's value is as good as its goal, or has none."""
     value, goal = row["value"], row["goal"]
     return goal is None or (value >= goal if row["better"] == "higher" else value <= goal)
+
+
+def _left_out(report: dict[str, Any], part: str) -> list[str]:
+    """Cases of a part that have no row, as `jobs.benchmarks.losses` tells of them."""
+    cases: dict[str, dict[str, Any]] = report.get("details", {}).get("cases", {})
+    split = [(*name.rsplit("/", 1), told) for name, told in cases.items()]
+    return [f"{size} left out" for of, size, told in split if of == part and "left_out" in told]
 
 
 def _value(row: dict[str, Any], named: bool) -> str:

@@ -42,6 +42,23 @@ def test_it_does_not_run_as_root() -> None:
     assert stages["cpu"] == stages["cuda"] == ["1000"]
 
 
+def test_a_login_shell_finds_what_is_installed(tmp_path: Path) -> None:
+    """`ray up` runs `bash --login`, and Debian's /etc/profile sets PATH anew before it reads the files of /etc/profile.d."""
+    (command,) = (rest for word, rest in STEPS if word == "RUN" and "/etc/profile.d/" in rest)
+    write = command.partition(" && ")[2]
+    subprocess.run(["sh", "-e", "-c", write.replace("/etc/profile.d", str(tmp_path))], check=True)
+    profile = "PATH=/usr/local/bin:/usr/bin:/bin; export PATH\n"
+    for file in (None, *tmp_path.glob("*.sh")):
+        shell = subprocess.run(
+            ["bash", "-c", profile + (f". {file}\n" if file else "") + "printenv PATH"],
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        assert shell.stdout.strip() == ("/opt/venv/bin:" if file else "") + "/usr/local/bin:/usr/bin:/bin"
+    assert [f.suffix for f in tmp_path.iterdir()] == [".sh"]  # others are passed over
+    (paths,) = (re.findall(r"PATH=(\S+):\$PATH", rest) for word, rest in STEPS if word == "ENV" and "PATH=" in rest)
+    assert paths == ["/opt/venv/bin"]
+
+
 def test_requirements_are_those_of_the_project() -> None:
     (command,) = (rest for word, rest in STEPS if word == "RUN" and "tomllib" in rest)
     found = re.search(r'python -c "(.*)" > /tmp/requirements.txt', command)

@@ -13,11 +13,14 @@ from typing import Any
 import jsonschema
 import pytest
 import ray
+import service_cpus
 import yaml
+from ray._private import ray_constants
 from ray.serve.schema import ServeDeploySchema
 
 from fashion_dml import __version__
 from fashion_dml.config import Settings, read_config, validate
+from serve import tuning
 from serve.app import read_settings
 
 ROOT = Path(__file__).parents[2]
@@ -146,6 +149,25 @@ def test_every_container_has_limits_probes_and_no_privileges() -> None:
             assert container["securityContext"]["allowPrivilegeEscalation"] is False
 
 
+def bytes_of(quantity: str) -> int:
+    number, unit = quantity[:-2], quantity[-2:]
+    return int(number) << {"Mi": 20, "Gi": 30}[unit]
+
+
+def test_the_object_store_lies_in_memory() -> None:
+    """Ray takes a share of the pod's memory for it, and a directory on disk where /dev/shm is smaller."""
+    for cluster in CLUSTERS:
+        for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+            assert "object-store-memory" not in group["rayStartParams"]
+            (container,), (volume,) = (group["template"]["spec"][part] for part in ("containers", "volumes"))
+            assert container["volumeMounts"] == [{"name": volume["name"], "mountPath": "/dev/shm"}]
+            memory, shm = (
+                bytes_of(size) for size in (container["resources"]["limits"]["memory"], volume["emptyDir"]["sizeLimit"])
+            )
+            assert ray_constants.DEFAULT_OBJECT_STORE_MEMORY_PROPORTION * memory <= 0.95 * shm < 0.5 * memory
+            assert volume["emptyDir"]["medium"] == "Memory"
+
+
 def test_one_image_of_this_version() -> None:
     images = {c["image"] for pod in pods() for c in pod["spec"]["containers"] if c["name"].startswith("ray")}
     (image,) = images
@@ -183,13 +205,20 @@ def test_the_service_is_one_that_ray_and_we_can_read() -> None:
     )
     (application,) = schema.applications
     assert application.import_path == "serve.app:build"
-    settings = read_settings(dict(application.args)).serve
-    assert settings.labels == {"role": "serve"}
+    assert read_settings(dict(application.args)).serve.labels == {"role": "serve"}
+    assert config == service_cpus.config()  # one service for all clusters
     cluster = service["spec"]["rayClusterConfig"]
     (group,) = cluster["workerGroupSpecs"]
-    cpus = float(group["template"]["spec"]["containers"][0]["resources"]["limits"]["cpu"])
-    assert isinstance(settings.ingress_replicas, tuple)
-    assert settings.ingress_replicas[0] * settings.ingress_cpus <= group["minReplicas"] * cpus
+    (container,) = group["template"]["spec"]["containers"]
+    cpus = float(container["resources"]["limits"]["cpu"])
+    few, many = service_cpus.asked(cpus)
+    assert few <= group["minReplicas"] * cpus
+    assert many <= group["maxReplicas"] * cpus
+    probe = container["readinessProbe"]  # KubeRay adds its own check of the proxy only where there is no probe
+    assert probe["httpGet"] == {"path": "/-/healthz", "port": config["http_options"]["port"]}
+    assert probe["failureThreshold"] == 1
+    env = {e["name"]: e.get("value") for e in container["env"]}
+    assert tuning.NOTICED.items() <= env.items()
     assert cluster["gcsFaultToleranceOptions"]["redisAddress"] == "redis:6379"
     assert service["spec"]["excludeHeadPodFromServeSvc"]
 
@@ -201,11 +230,11 @@ def test_policies_close_what_is_not_asked_for() -> None:
         assert policy["policyTypes"] == ["Ingress"]
         assert all(rule.get("from") for rule in policy["ingress"])  # none lets everyone in
         assert "ipBlock" not in yaml.safe_dump(policy)
-    open_ports = [
-        {p["port"] for p in rule["ports"]} for rule in policies["fashion-dml"]["ingress"]
-        if any(f.get("namespaceSelector", {}).get("matchLabels", {}).get("kubernetes.io/metadata.name") == "ingress-nginx" for f in rule["from"])
-    ]  # fmt: skip
-    assert open_ports == [{8000}]
+    open_ports = {
+        f["namespaceSelector"]["matchLabels"]["kubernetes.io/metadata.name"]: {p["port"] for p in rule["ports"]}
+        for rule in policies["fashion-dml"]["ingress"] for f in rule["from"] if "namespaceSelector" in f
+    }  # fmt: skip
+    assert open_ports == {"ray-system": {8265, 52365}, "ingress-nginx": {8000}, "monitoring": {8080}}
     budgets = {one["metadata"]["name"]: one["spec"] for one in OBJECTS if one["kind"] == "PodDisruptionBudget"}
     assert budgets["fashion-dml-serve"]["selector"]["matchLabels"] == {"app": "fashion-dml", "role": "serve"}
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from drawn import small_dataset
 from kill_drill import arguments, weights
+from ray._private.runtime_env.packaging import get_excludes_from_ignore_files
 from raylets import local, raylets, until
 
 
@@ -20,6 +21,13 @@ def test_nodes_are_read_from_arguments() -> None:
     for wrong in ("role", "=3", "cpus=", "cpus=many"):
         with pytest.raises(ValueError, match=r"NAME=VALUE|could not convert"):
             local.NodeSpec.parse(wrong)
+
+
+def test_the_token_goes_into_no_upload_commit_or_image() -> None:
+    root = Path(__file__).parents[2]
+    ignored = get_excludes_from_ignore_files(root, include_gitignore=True)  # `ray job submit --working-dir .`
+    assert [any(passes(root / name) for passes in ignored) for name in (local.ENV_FILE, "README.md")] == [True, False]
+    assert local.ENV_FILE in (root / ".dockerignore").read_text().split()
 
 
 GROW = {"cpus": 1, "labels": {"role": "train"}, "most": 2}

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import copy
 import json
+import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 import pytest
 import ray.autoscaler
+import service_cpus
 import yaml
+from ray.autoscaler._private.aws import config as ray_aws
 from ray.autoscaler._private.util import prepare_config, validate_config
 
 from fashion_dml import __version__
 from fashion_dml.config import Settings, read_config, validate
+from serve import tuning
+from serve.auth import READ_TOKEN, WRITE_TOKEN, Tokens
 
 ROOT = Path(__file__).parents[2]
 CLOUDS = ("aws", "gcp")
@@ -80,15 +86,89 @@ def test_nothing_listens_to_the_world(cloud: str) -> None:
     start = " ".join(config["head_start_ray_commands"])
     assert "--dashboard-host=127.0.0.1" in start
     assert "0.0.0.0" not in yaml.safe_dump(config)
-    for rule in config["provider"].get("security_group", {}).get("IpPermissions", []):
-        assert (rule["FromPort"], rule["ToPort"]) == (22, 22)
     options = config["docker"]["run_options"]
     assert "--env RAY_AUTH_MODE=token" in options
     (path,) = (o.partition("=")[2] for o in options if o.startswith("--env RAY_AUTH_TOKEN_PATH="))
     assert path in config["file_mounts"]
-    assert not any("token" in o.lower() and "=" in o.partition(" ")[2] and "RAY_AUTH" not in o for o in options), (
-        "a secret in a file"
-    )
+    assert [o for o in options if "token" in o.lower() and "RAY_AUTH" not in o] == []  # a secret in a file
+
+
+def test_ray_makes_no_security_group() -> None:
+    """It would let the world in by SSH."""
+    (ssh,) = ray_aws._create_default_ssh_inbound_rules()
+    assert ssh["IpRanges"] == [{"CidrIp": "0.0.0.0/0"}]
+    config = prepare_config(written("aws"))
+    assert "security_group" not in config["provider"]
+    assert ray_aws._configure_security_group(copy.deepcopy(config)) == config
+
+
+def test_nodes_are_in_the_network_whose_rules_the_page_makes() -> None:
+    page = (ROOT / "docs" / "cluster.md").read_text().replace("\\\n", "")
+    config = written("gcp")
+    place = config["provider"]
+    for kind in config["available_node_types"].values():
+        node = kind["node_config"]
+        (interface,), (tag,) = node["networkInterfaces"], node["tags"]["items"]
+        *path, network = interface["subnetwork"].split("/")
+        assert path == ["projects", place["project_id"], "regions", place["region"], "subnetworks"]
+        rules = re.findall(rf"gcloud compute firewall-rules create \S+ --network {network} (.*)$", page, re.M)
+        ssh, nodes, search = (rule.split() for rule in rules)
+        assert ssh[:5] == ["--allow", "tcp:22", "--target-tags", tag, "--source-ranges"]
+        assert nodes == ["--allow", "all", "--target-tags", tag, "--source-tags", tag]
+        assert search[:5] == ["--allow", "tcp:8000", "--target-tags", tag, "--source-ranges"]
+        assert "0.0.0.0" not in "".join(rules)
+        for disk in node["disks"]:
+            assert disk["initializeParams"]["diskType"] == f"zones/{place['availability_zone']}/diskTypes/pd-balanced"
+
+
+def test_images_have_a_driver_for_torchs_cuda() -> None:
+    (cuda,) = re.findall(r"^cuda-toolkit==(\d+)", (ROOT / "constraints.txt").read_text(), re.M)
+    least = {"12": 525, "13": 580}[cuda]  # NVIDIA's release notes: the oldest driver for a CUDA 12.x or 13.x
+    for kind in written("gcp")["available_node_types"].values():
+        for disk in kind["node_config"]["disks"]:
+            assert int(disk["initializeParams"]["sourceImage"].rpartition("-nvidia-")[2]) >= least
+    for kind in written("aws")["available_node_types"].values():
+        assert kind["node_config"]["ImageId"] not in ("latest_dlami", *ray_aws.DEFAULT_AMI.values())  # Ray's have CUDA 11
+    for page in ("docs/cluster.md", "cluster/aws.yaml", "cluster/gcp.yaml"):
+        assert f"driver {least} or newer" in (ROOT / page).read_text(), page
+
+
+@pytest.mark.parametrize("cloud", CLOUDS)
+def test_every_ray_has_the_services_tokens_from_the_file_that_the_page_makes(cloud: str, tmp_path: Path) -> None:
+    config = written(cloud)
+    page = (ROOT / "docs" / "cluster.md").read_text()
+    (written_by,) = re.findall(r"^.*> (~/\.ray/service_tokens)\b", page, re.M)
+    (mounted,) = [remote for remote, local in config["file_mounts"].items() if local == written_by]
+    (made,) = re.findall(r"^(\(umask .*service_tokens\))", page, re.M)
+    file = tmp_path / "service_tokens"
+    subprocess.run(["bash", "-e", "-c", made.replace(written_by, str(file))], check=True)
+    assert file.stat().st_mode & 0o077 == 0
+    for commands in (config["head_start_ray_commands"], config["worker_start_ray_commands"]):
+        (start,) = [c for c in commands if "ray start" in c]
+        read, ray_start = start.replace(mounted, str(file)).split(" && ")
+        assert ray_start.startswith("ray start --")
+        told = subprocess.run(["bash", "-e", "-c", f"{read} && env"], capture_output=True, text=True, check=True, env={}).stdout
+        tokens = dict(line.split("=", 1) for line in told.splitlines() if line.startswith((WRITE_TOKEN, READ_TOKEN)))
+        assert set(tokens) == {WRITE_TOKEN, READ_TOKEN}
+        assert len(set(tokens.values())) == 2
+        Tokens(tokens)
+
+
+@pytest.mark.parametrize("cloud", CLOUDS)
+def test_the_service_fits_the_nodes_that_serve(cloud: str) -> None:
+    (application,) = service_cpus.config()["applications"]
+    serving = written(cloud)["available_node_types"]["serve"]
+    assert application["args"]["labels"] == serving["labels"]
+    few, many = service_cpus.asked(serving["resources"]["CPU"])
+    assert few <= serving["min_workers"] * serving["resources"]["CPU"]
+    assert many <= serving["max_workers"] * serving["resources"]["CPU"]
+    assert "serve deploy serve/config/cluster.yaml" in (ROOT / "docs" / "cluster.md").read_text()
+
+
+@pytest.mark.parametrize("cloud", CLOUDS)
+def test_serve_notices_deaths_as_the_drills_had_it(cloud: str) -> None:
+    options = written(cloud)["docker"]["run_options"]
+    assert {f"--env {name}={value}" for name, value in tuning.NOTICED.items()} <= set(options)
 
 
 @pytest.mark.parametrize("cloud", CLOUDS)

@@ -56,6 +56,6 @@ def test_each_block_is_of_its_language(page: Path) -> None:
                     assert [a.name for a in node.names if not hasattr(module, a.name)] == [], node.module
         elif language == "yaml":
             yaml.safe_load(block)
-        elif re.match(r"(python|curl|make|ray|kubectl|export|source|json=) ?", block):
+        elif re.match(r"(python|pip|curl|make|ray|kubectl|gcloud|export|source|[a-z]+=) ?", block):
             done = subprocess.run(["bash", "-n"], input=block, capture_output=True, text=True, check=False)
             assert (done.returncode, done.stderr) == (0, ""), block

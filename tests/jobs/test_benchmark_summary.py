@@ -11,7 +11,7 @@ import pytest
 
 from fashion_dml.storage import Location, UserError
 from jobs.benchmark import SUBJECTS, summarise
-from jobs.benchmarks.summary import BEGIN, END, WHAT, met, plot, replaced, table
+from jobs.benchmarks.summary import BEGIN, END, NEAREST, WHAT, met, plot, replaced, table
 
 MACHINE = {"machine": {"processor": "x86_64", "cpus": 2, "system": "Linux"}, "versions": {"ray": "2.60"}}
 
@@ -26,8 +26,10 @@ REPORTS = {
         ("time_over_pml/triplet/256", 0.13, "ratio", 0.5, "lower"),
         ("time_over_pml/triplet/1024", 0.61, "ratio", 0.5, "lower"),
         ("time_over_pml/cascade/256", 0.0123, "ratio", 0.5, "lower"),
+        ("time_over_pml/focus_ranking/256", 0.11, "ratio", 0.5, "lower"),
         seconds=240,
-    ),
+    )
+    | {"details": {"cases": {"cascade/256": {}, "focus_ranking/256": {}, "focus_ranking/1024": {"left_out": "too large"}}}},
     "stream": report(
         ("first_batch_s", 3.81, "s", None, "lower"),
         ("ray_data_over_bare", 0.97, "ratio", 0.9, "higher"),
@@ -41,7 +43,8 @@ def test_every_row_with_a_sentence_or_a_goal_has_its_line() -> None:
     assert table(REPORTS).splitlines() == [
         "`python -m jobs.benchmark losses`, 4 minutes:", "", "| row | value | goal |", "|---|---|---|",
         f"| {WHAT['losses/time_over_pml']}: triplet | 256 0.13 · 1024 **0.61** | <= 0.5 |",
-        f"| {WHAT['losses/time_over_pml']}: cascade | 0.012 | <= 0.5 |", "",
+        f"| {WHAT['losses/time_over_pml']}: cascade | 0.012 | <= 0.5 |",
+        f"| {WHAT['losses/time_over_pml']}: focus_ranking (nearest: TripletMarginLoss over all triplets) | 256 0.11 · 1024 left out | <= 0.5 |", "",
         "`python -m jobs.benchmark stream`, 30 s:", "", "| row | value | goal |", "|---|---|---|",
         f"| {WHAT['stream/first_batch_s']} | 3.81 s |  |",
         f"| {WHAT['stream/ray_data_over_bare']} | 0.97 | >= 0.9 |",
@@ -59,8 +62,20 @@ def test_sentences_are_of_rows_that_the_code_has() -> None:
         assert re.search(rf"\"{name}[\"/]", code), place
 
 
+def test_losses_names_a_peer_for_each_of_ours_and_says_which_are_others() -> None:
+    from jobs.benchmarks.losses import OURS, PEERS  # torch
+
+    assert set(PEERS) == set(OURS)
+    assert NEAREST.items() < PEERS.items()
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    for name in OURS:
+        label = f": {name} (nearest: {NEAREST[name]}) |" if name in NEAREST else f": {name} |"
+        for row in ("time", "memory"):
+            assert readme.count(WHAT[f"losses/{row}_over_pml"] + label) == 1
+
+
 def test_met() -> None:
-    assert [met(r) for r in REPORTS["losses"]["rows"]] == [True, False, True]
+    assert [met(r) for r in REPORTS["losses"]["rows"]] == [True, False, True, True]
     assert [met(r) for r in REPORTS["stream"]["rows"]] == [True, True, True, False]
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-NO_COMMANDS = {"common", "dry_run", "index_tasks", "progress", "reference"}
+NO_COMMANDS = {"common", "dry_run", "index_tasks", "measured_models", "progress", "reference"}
 HEAVY = {"torch", "timm", "torchvision", "matplotlib", "onnxruntime"}
 JOBS = sorted(f.stem for f in (Path(__file__).parents[2] / "jobs").glob("*.py") if f.stem != "__init__")
 
