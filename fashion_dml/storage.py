@@ -11,8 +11,10 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
+import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,9 +24,11 @@ from typing import Any
 import pyarrow.fs as pafs
 
 from fashion_dml import __version__
+from fashion_dml.local_copies import local_copy
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
+ABANDONED_S = 3600.0  # a draft that nobody has touched for so long is a killed process's
 
 
 class UserError(Exception):
@@ -179,19 +183,8 @@ class Location:
         return digest.hexdigest()
 
     def local_file(self) -> Path:
-        """A path that other libraries can open: the file itself, or a copy kept by address, size and time of change."""
-        if self.is_local:
-            return Path(self.path)
-        info = self.filesystem.get_file_info(self.path)
-        key = hashlib.sha256(f"{self}|{info.size}|{info.mtime_ns}".encode()).hexdigest()[:24]
-        copy = Path(tempfile.gettempdir()) / f"fashion-dml-{os.getuid()}" / key / self.name
-        if not copy.exists():
-            copy.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            aside = copy.with_suffix(f".{uuid.uuid4().hex[:8]}.partial")
-            with self.filesystem.open_input_stream(self.path) as source, aside.open("wb") as target:
-                shutil.copyfileobj(source, target)
-            aside.replace(copy)
-        return copy
+        """A path that other libraries can open: the file itself, or a copy of it (local_copies.py)."""
+        return Path(self.path) if self.is_local else local_copy(self.filesystem, self.scheme, self.path)
 
 
 def sha256_json(value: Any) -> str:
@@ -250,25 +243,52 @@ def manifest_sha256(directory: Location) -> str:
 def publish(target: Location) -> Iterator[Location]:
     """A draft directory that takes the target's place when the block ends; the block writes the manifest last.
 
-    Local: written aside, then renamed over the target. Object store: written in place after the old manifest is
+    Local: written aside, then renamed over the target. That must be moved aside first, since a directory that isn't empty can't be
+    renamed over; `recover` brings it back if the process is killed just then. Object store: written in place after the old manifest is
     removed, so that the directory counts as incomplete until the new manifest is there.
     """
     if not target.is_local:
         (target / MANIFEST).delete()
         yield target
         return
-    parent = Path(target.parent.path)
-    parent.mkdir(parents=True, exist_ok=True)
-    draft = parent / f".{target.name}.{uuid.uuid4().hex[:8]}.partial"
+    recover(target, ABANDONED_S)  # another process may be publishing the same
+    place = Path(target.path)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    draft, old = (place.parent / f".{place.name}.{uuid.uuid4().hex[:8]}.{kind}" for kind in ("partial", "old"))
     try:
         draft.mkdir()
         yield Location.of(draft)
-        if os.path.isdir(target.path):
-            old = parent / f".{target.name}.{uuid.uuid4().hex[:8]}.old"
-            os.replace(target.path, old)
-            os.replace(draft, target.path)
-            shutil.rmtree(old)
-        else:
-            os.replace(draft, target.path)
+        if place.is_dir():
+            os.replace(place, old)
+        os.replace(draft, place)
+        _remove(old)
     finally:
-        shutil.rmtree(draft, ignore_errors=True)
+        _remove(draft)
+
+
+def recover(target: Location, abandoned_s: float = 0) -> None:
+    """After a process was killed in `publish`: bring back the result that it had moved aside, and remove what else it left.
+
+    abandoned_s: seconds after which a draft that nobody touches is taken for a killed process's; 0 where nobody publishes this now.
+    Several may do this at once.
+    """
+    place = Path(target.path)
+    if not target.is_local or not place.parent.is_dir():
+        return
+    name = re.compile(rf"\.{re.escape(place.name)}\.[0-9a-f]{{8}}\.(partial|old)")
+    left = [d for d in place.parent.iterdir() if name.fullmatch(d.name)]
+    for old in (d for d in left if d.suffix == ".old"):
+        if not place.exists() and (old / MANIFEST).is_file():
+            with contextlib.suppress(FileNotFoundError):  # another one was faster
+                os.replace(old, place)
+        _remove(old)
+    for draft in (d for d in left if d.suffix == ".partial"):
+        with contextlib.suppress(FileNotFoundError):  # published, or removed by another one
+            if time.time() - draft.stat().st_mtime >= abandoned_s:
+                _remove(draft)
+
+
+def _remove(directory: Path) -> None:
+    """Delete a directory, if it is there; its manifest first, since what is half deleted must not look complete."""
+    (directory / MANIFEST).unlink(missing_ok=True)
+    shutil.rmtree(directory, ignore_errors=True)

@@ -3,9 +3,9 @@
     python -m jobs.evaluate --config jobs/configs/demo.yaml --workspace workspace
     python -m jobs.evaluate --models workspace/unified/model timm:tf_efficientnet_lite0 color-histogram --dataset workspace/dataset
 
-Without --models: the pretrained trunk, the specialists, baselines, the joint model and the unified model of the workspace. With
---models: any model directory, `timm:NAME` or `color-histogram`, on any dataset directory. Images of the split test
-search among themselves; a dataset with the splits query and gallery has its queries searched in the gallery. Query expansion
+Without --models: the pretrained trunk, and the specialists, baselines, joint model and unified model of the workspace, where they were
+made from this dataset. With --models: any model directory, `timm:NAME` or `color-histogram`, on any dataset directory. Images of the
+split test search among themselves; a dataset with the splits query and gallery has its queries searched in the gallery. Query expansion
 and re-ranking (`--evaluate.query_expansion 5 --evaluate.rerank k-reciprocal`) are rows beside those of the plain search. Writes
 `reports/evaluation.json` and a self-contained `reports/evaluation.html`.
 """
@@ -34,10 +34,9 @@ from fashion_dml.evaluation.refine import Refinement
 from fashion_dml.evaluation.sheets import Sheet, Tile
 from fashion_dml.inference.embed import EmbedRequest, ensure_embeddings, read_embeddings
 from fashion_dml.inference.version import model_version
-from fashion_dml.storage import Location, UserError, manifest_sha256, read_manifest, sha256_json
-from fashion_dml.training.assignments import JOINT
-from fashion_dml.training.teachers import read_teachers
+from fashion_dml.storage import Location, UserError, manifest_sha256, sha256_json
 from jobs.common import connect, console, main
+from jobs.measured_models import named, of_workspace
 
 NEIGHBOURS = 10
 
@@ -54,37 +53,6 @@ class EvaluateSettings(JobSettings):
     cluster: Cluster = Cluster()
 
 
-def chosen_models(settings: EvaluateSettings, dataset: Dataset, verticals: list[str]) -> dict[str, dict[str, str]]:
-    """Name -> vertical -> model. Raises UserError when the workspace has no model to measure."""
-    if settings.models:
-        return {_name(m): dict.fromkeys(verticals, m) for m in settings.models}
-    workspace = Location.of(settings.workspace)
-    models = {}
-    if settings.model.weights == "none":
-        console.print("model.weights = none: there is no pretrained trunk to compare with")
-    else:
-        file = "" if settings.model.weights == "auto" else f"@{settings.model.weights}"
-        models["pretrained"] = dict.fromkeys(verticals, f"timm:{settings.model.trunk}{file}")
-    if read_manifest(workspace / "teachers") is not None:
-        teachers = read_teachers(workspace, verticals)
-        models["specialists"] = {v: teachers[v].model for v in verticals}
-    for directory in (workspace / "baselines").children():
-        if read_manifest(directory / "model") is not None:
-            models[directory.name] = dict.fromkeys(verticals, str(directory / "model"))
-    for name, directory in ((JOINT, workspace / "specialists" / JOINT / "model"), ("unified", workspace / "unified" / "model")):
-        if read_manifest(directory) is not None:
-            models[name] = dict.fromkeys(verticals, str(directory))
-    if not models:
-        raise UserError(f"There is no model in {workspace}: run `python -m jobs.train_specialists` first, or give --models.")
-    return models
-
-
-def _name(model: str) -> str:
-    """A model's name in the report: what was given, or the last two parts of a directory."""
-    parts = model.rstrip("/").split("/")
-    return model if ":" in parts[0] or len(parts) == 1 else "/".join(parts[-2:])
-
-
 def measure_models(settings: EvaluateSettings) -> dict[str, Any]:
     """Embed, measure and write the reports; returns the content of evaluation.json."""
     from fashion_dml.evaluation import html
@@ -96,7 +64,10 @@ def measure_models(settings: EvaluateSettings) -> dict[str, Any]:
     dataset = Dataset.open(settings.dataset or workspace / "dataset")
     splits, verticals = measured_splits(dataset, e.split), measured_verticals(dataset, e.split)
     level = measured_level(dataset, e)
-    models = chosen_models(settings, dataset, verticals)
+    if settings.models:
+        models = {name: dict.fromkeys(verticals, model) for name, model in named(settings.models).items()}
+    else:
+        models = of_workspace(workspace, settings.model, dataset, verticals)
     requests: dict[str, list[Part]] = {}
     for by_vertical in models.values():
         for vertical, model in by_vertical.items():
@@ -105,7 +76,8 @@ def measure_models(settings: EvaluateSettings) -> dict[str, Any]:
     reports = workspace / "reports"
     d = settings.data
     versions = {n: {v: model_version(m, d.height, d.width) for v, m in by.items()} for n, by in models.items()}
-    key = _key(settings, dataset, versions)
+    curves = [] if settings.models else _curves(reports)
+    key = _key(settings, dataset, versions, curves)
     if (known := _known(reports, key)) is not None:
         console.print(f"{reports / 'evaluation.json'} is complete and unchanged")
         _show(known, reports)
@@ -157,9 +129,8 @@ def measure_models(settings: EvaluateSettings) -> dict[str, Any]:
         shared = {name: given for name, given in items.items() if len(set(models[name].values())) == 1}
         maps = {name: embedding_map(given, e.map, settings.seed) for name, given in shared.items()}
         content["map"] = {name: points for name, points in maps.items() if points is not None}
-    groups = reports / "group_verticals.json"
-    if not settings.models and groups.is_file():
-        content["sweet_spot"] = groups.read_json()["curves"]
+    if curves:
+        content["sweet_spot"] = curves
     content["cost"] = {name: asdict(cost(by.values(), d.height, d.width)) for name, by in models.items()}
     content |= {"job": "evaluate", "code": __version__, "key": key, "seconds": round(time.monotonic() - started, 3)}
     plain = {name: results[name] for name in items}
@@ -179,11 +150,17 @@ def refinements(e: Evaluate) -> list[Refinement]:
     return list(found.values())
 
 
-def _key(settings: EvaluateSettings, dataset: Dataset, versions: dict[str, dict[str, str]]) -> str:
+def _curves(reports: Location) -> list[Any]:
+    """The sweet-spot curves of the search for groups; none before there was one."""
+    file = reports / "group_verticals.json"
+    curves: list[Any] = file.read_json()["curves"] if file.is_file() else []
+    return curves
+
+
+def _key(settings: EvaluateSettings, dataset: Dataset, versions: dict[str, dict[str, str]], curves: list[Any]) -> str:
     """Digest of all that the reports depend on; versions: of each model, by vertical."""
-    return sha256_json(
-        [manifest_sha256(dataset.location), versions, settings.evaluate.model_dump(mode="json"), settings.seed, __version__]
-    )
+    found = [manifest_sha256(dataset.location), versions, settings.evaluate.model_dump(mode="json"), settings.seed, __version__]
+    return sha256_json([*found, curves] if curves else found)
 
 
 def _known(reports: Location, key: str) -> dict[str, Any] | None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import time
 from pathlib import Path
 
 import pyarrow.fs as pafs
@@ -16,6 +18,7 @@ from fashion_dml.storage import (
     manifest_sha256,
     publish,
     read_manifest,
+    recover,
     require_manifest,
     sha256_json,
     write_manifest,
@@ -104,9 +107,18 @@ def test_a_local_copy_follows_its_file(tmp_path: Path) -> None:
     (store / "model").write_bytes(b"first")
     kept = (store / "model").local_file()
     assert (store / "model").local_file() == kept
-    (store / "model").write_bytes(b"second!")
-    assert (store / "model").local_file().read_bytes() == b"second!"
-    assert kept.read_bytes() == b"first"
+    (store / "other").write_bytes(b"other")
+    beside = (store / "other").local_file()
+    with kept.open("rb") as opened:
+        (store / "model").write_bytes(b"second!")
+        second = (store / "model").local_file()
+        assert second.read_bytes() == b"second!"
+        assert opened.read() == b"first"
+    assert not kept.parent.exists()
+    (store / "model").delete()
+    (store / "third").write_bytes(b"third")
+    third = (store / "third").local_file()
+    assert [f.exists() for f in (second, beside, third)] == [False, True, True]
 
 
 def test_a_result_is_complete_with_its_manifest_only(root: Location) -> None:
@@ -184,6 +196,49 @@ def test_publish_leaves_nothing_behind_when_the_block_fails(tmp_path: Path) -> N
         fail_to_publish(target)
     assert files(target) == before
     assert [p.name for p in (tmp_path / "workspace").iterdir()] == ["unified"]
+
+
+def left_behind(target: Path, kind: str, *, complete: bool, age: float) -> Path:
+    """What a killed process leaves beside a directory, last touched `age` seconds ago."""
+    directory = target.parent / f".{target.name}.0123abcd.{kind}"
+    (directory / "deep").mkdir(parents=True)
+    if complete:
+        done(Location.of(directory), n=age)
+    os.utime(directory, (time.time() - age,) * 2)
+    return directory
+
+
+def test_publish_removes_what_killed_processes_left(tmp_path: Path) -> None:
+    """Not the draft of a process that may be at work, nor what belongs to other directories."""
+    target = tmp_path / "unified"
+    others = [left_behind(tmp_path / name, "partial", complete=True, age=1e6) for name in ("unified.x", "other")]
+    gone = left_behind(target, "old", complete=True, age=5)
+    dead, alive = (left_behind(target, "partial", complete=False, age=1e6), target.parent / ".unified.4567cdef.partial")
+    alive.mkdir()
+    with publish(Location.of(target)) as draft:
+        done(draft)
+    assert not gone.exists()
+    assert not dead.exists()
+    assert {p.name for p in tmp_path.iterdir()} == {"unified", alive.name, *(p.name for p in others)}
+    recover(Location.of(target))  # where nobody publishes it now
+    assert {p.name for p in tmp_path.iterdir()} == {"unified", *(p.name for p in others)}
+
+
+def test_what_was_moved_aside_comes_back_only_if_it_is_complete_and_nothing_took_its_place(tmp_path: Path) -> None:
+    target = tmp_path / "last"
+    recover(Location.of(target / "deep" / "nowhere"))
+    left_behind(target, "old", complete=False, age=5)
+    recover(Location.of(target))
+    assert list(tmp_path.iterdir()) == []
+    left_behind(target, "old", complete=True, age=5)
+    with pytest.raises(Stop):
+        fail_to_publish(Location.of(target))
+    assert [p.name for p in tmp_path.iterdir()] == ["last"]
+    assert read_manifest(Location.of(target))["n"] == 5  # type: ignore[index]
+    left_behind(target, "old", complete=True, age=6)
+    recover(Location.of(target))
+    assert [p.name for p in tmp_path.iterdir()] == ["last"]
+    assert read_manifest(Location.of(target))["n"] == 5  # type: ignore[index]
 
 
 def test_publish_to_a_store_is_incomplete_until_its_manifest(tmp_path: Path) -> None:

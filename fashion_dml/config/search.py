@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from fashion_dml.config.section import Labels, Positive, Section
 
@@ -26,7 +26,7 @@ class Embed(Section):
 class Evaluate(Section):
     """What is measured, and how."""
 
-    recall_at: tuple[int, ...] = Field((1, 5, 10, 20), description="K of R@K")
+    recall_at: tuple[Positive, ...] = Field((1, 5, 10, 20), description="K of R@K")
     bootstrap: Positive = Field(1000, description="resamples of the queries for the 95 % intervals")
     memory_bytes: Annotated[int, Field(ge=1 << 20)] = Field(256 << 20, description="bytes of a block of similarities")
     sheets: Annotated[int, Field(ge=0)] = Field(6, description="retrieval sheets of each model: worst queries first")
@@ -53,6 +53,12 @@ class Evaluate(Section):
     )
     rerank: Literal["none", "k-reciprocal"] = Field("none", description="re-ranking, measured beside the plain search")
     rerank_top: Annotated[int, Field(ge=1, le=10_000)] = Field(100, description="nearest images of a query that are re-ranked")
+
+    @field_validator("recall_at")
+    @classmethod
+    def _first(cls, given: tuple[int, ...]) -> tuple[int, ...]:
+        """R@1 is what models are compared by: it is measured whether it is asked for or not."""
+        return tuple(sorted({1, *given}))
 
 
 class Export(Section):

@@ -73,9 +73,12 @@ def _teacher(embeddings: Location, part: Part, row_group: int, image_ids: pa.Chu
 
 
 def read_row_group(file: Location, row_group: int, columns: list[str]) -> pa.Table:
-    """These columns of one row group of a Parquet file."""
-    with file.open_input() as stream:
-        return pq.ParquetFile(stream).read_row_group(row_group, columns=columns)
+    """These columns of one row group of a Parquet file. Raises ArrowInvalid with the file's name where it is damaged."""
+    try:
+        with file.open_input() as stream:
+            return pq.ParquetFile(stream).read_row_group(row_group, columns=columns)
+    except pa.ArrowInvalid as error:
+        raise pa.ArrowInvalid(f"{file}: {error}") from error
 
 
 def decode_batch(table: pa.Table, height: int, width: int) -> tuple[np.ndarray, np.ndarray, list[str]]:

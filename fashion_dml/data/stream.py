@@ -64,9 +64,10 @@ def stream(
     worker would get no lane, or when more than `data.max_corrupt` of the images are corrupt.
     """
     if workers > plan.lanes:
+        few = plan.lanes < plan.settings.lanes  # row groups, so that more lanes can't be had by asking for them
         raise UserError(
             f"{workers} workers share the {plan.lanes} lanes of {', '.join(plan.verticals)}: every worker needs one; lower "
-            f"cluster.team, or raise data.lanes or ingest.min_row_groups."
+            f"cluster.team, or {'train them with other verticals in a group' if few else 'raise data.lanes'}."
         )
     lanes = list(range(rank, plan.lanes, workers))
     stats = stats if stats is not None else StreamStats()

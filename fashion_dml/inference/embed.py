@@ -17,12 +17,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fashion_dml.config import Cluster, Data, Embed
+from fashion_dml.data.decode import UnreadableImage
 from fashion_dml.data.placement import selector
 from fashion_dml.data.preflight import preflight
 from fashion_dml.data.ray_data import quiet_context
 from fashion_dml.data.schema import Dataset, Part, embeddings_schema
 from fashion_dml.inference.version import model_version
-from fashion_dml.storage import Location, manifest_sha256
+from fashion_dml.storage import Location, UserError, manifest_sha256
 
 if TYPE_CHECKING:
     from fashion_dml.inference.encode import Encoder
@@ -133,14 +134,18 @@ class EmbedActor:
 
 
 def embed_file(encoder: Encoder, images: Location, output: Location, batch_images: int, mirror: bool = False) -> int:
-    """Embed one images file; returns its rows. Memory: the images of one forward pass and one row group."""
+    """Embed one images file; returns its rows. Memory: the images of one forward pass and one row group.
+
+    Raises UserError, and writes nothing, where a stored image can't be decoded.
+    """
     schema = embeddings_schema(encoder.dim)
     rows = 0
     with images.open_input() as source, output.writing() as sink, pq.ParquetWriter(sink, schema, compression="none") as writer:
         for groups in _forward_groups(pq.ParquetFile(source), batch_images):
-            data = [value.as_py() for g in groups for value in g["image"]]
-            passes = [data[i : i + batch_images] for i in range(0, len(data), batch_images)]
-            vectors = np.concatenate([encoder.encode(part, mirror=mirror) for part in passes])
+            stored = [(i.as_py(), d.as_py()) for g in groups for i, d in zip(g["image_id"], g["image"], strict=True)]
+            passes = [stored[i : i + batch_images] for i in range(0, len(stored), batch_images)]
+            pixels = (np.stack([_pixels(encoder, images, *image) for image in part]) for part in passes)
+            vectors = np.concatenate([encoder.embed(part, mirror=mirror) for part in pixels])
             start = 0
             for g in groups:
                 part = vectors[start : start + g.num_rows]
@@ -149,6 +154,15 @@ def embed_file(encoder: Encoder, images: Location, output: Location, batch_image
                 start += g.num_rows
             rows += start
     return rows
+
+
+def _pixels(encoder: Encoder, images: Location, image_id: str, data: bytes) -> np.ndarray:
+    try:
+        return encoder.pixels(data)
+    except UnreadableImage as error:
+        raise UserError(
+            f"The stored image {image_id!r} in {images} can't be decoded ({error}): restore the dataset, or delete it and ingest it again."
+        ) from error
 
 
 def _forward_groups(file: pq.ParquetFile, batch_images: int) -> Iterator[list[pa.Table]]:

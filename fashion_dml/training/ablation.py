@@ -65,16 +65,21 @@ def verticals_of(dataset: Dataset, settings: Ablate) -> tuple[str, ...]:
 def trials(dataset: Dataset, method: str, settings: AblateSettings) -> dict[tuple[str, int], Assignment]:
     """(rung, seed) -> its training: all verticals in one model, `ablate.steps` steps.
 
-    Raises UserError where two rungs would see different numbers of images.
+    Raises UserError where two rungs would see different numbers of images, or be the same training.
     """
     ladder, verticals = ladder_of(method), verticals_of(dataset, settings.ablate)
     inputs = {"dataset": manifest_sha256(dataset.location)}
     found: dict[tuple[str, int], Assignment] = {}
     images: dict[str, int] = {}
+    of_key: dict[str, str] = {}
     for number, rung in enumerate(ladder.rungs):
         for seed in range(settings.seed, settings.seed + settings.ablate.seeds):
             mine = changed(settings, {**ladder.shared, **present(rung.changes, dataset), "seed": seed})
             recipe = recipe_of(f"{number}-seed{seed}", verticals, settings.ablate.steps, mine, inputs)
+            if (other := of_key.setdefault(recipe.key, rung.name)) != rung.name:
+                raise UserError(
+                    f"The rungs {other!r} and {rung.name!r} would be the same training with these settings; leave out of them what tells the two apart."
+                )
             images[rung.name] = recipe.steps * plan_for(dataset, verticals, mine).images_per_step(0)
             start = sha256_json([mine.model.model_dump(mode="json"), seed])[:8]
             found[rung.name, seed] = Assignment(recipe, verticals, images[rung.name], mine, f"initial-{start}")

@@ -9,7 +9,7 @@ from fashion_dml.data.schema import Dataset
 from fashion_dml.storage import UserError, manifest_sha256
 from fashion_dml.training.ablation import changed
 from fashion_dml.training.assignments import Assignment, TrainSettings, assignments, plan_for, recipe_of
-from fashion_dml.training.ladders import Changes
+from fashion_dml.training.ladders import OWN, Changes
 
 SEMI_HARD = {"loss.miner": "TripletMarginMiner", "loss.miner_arguments": {"margin": 0.2, "type_of_triplets": "semihard"}}
 RECIPES: dict[str, Changes] = {
@@ -17,7 +17,7 @@ RECIPES: dict[str, Changes] = {
     "pml-triplet": {"loss.name": "pml:TripletMarginLoss", "loss.arguments": {"margin": 0.2}, **SEMI_HARD},
     "pml-multi-similarity": {"loss.name": "pml:MultiSimilarityLoss", "loss.miner": "MultiSimilarityMiner"},
 }
-PLAIN: Changes = {"loss.memory.size": 0}
+PLAIN: Changes = {**OWN, "loss.memory.size": 0}
 
 
 class BaselineSettings(TrainSettings):

@@ -12,7 +12,8 @@ from fashion_dml.training import tracking
 
 
 class Board:
-    """Scalars under `logs`. TensorBoard appends to its file, which an object store can't: there a copy goes up with each save."""
+    """Scalars under `logs`, a context that ends them. TensorBoard appends to its file, which an object store can't: there a copy goes up
+    with each save."""
 
     def __init__(self, logs: Location, run: tracking.Run | None = None) -> None:
         self._logs, self._run = logs, run
@@ -39,11 +40,14 @@ class Board:
         if self._run is not None:
             self._run.save()
 
-    def close(self, *, done: bool = True) -> None:
-        """Save and end; not done: the training goes on another time."""
+    def __enter__(self) -> Board:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Save and end; after an exception the training isn't done, and may go on another time."""
         self._writer.close()
         self.save()
         if self._aside is not None:
             self._aside.cleanup()
         if self._run is not None:
-            self._run.close(done=done)
+            self._run.close(done=kind is None)

@@ -23,7 +23,7 @@ from fashion_dml.training.loop import train
 from fashion_dml.training.queue import Queue
 from fashion_dml.training.recipe import Recipe, finished
 from fashion_dml.training.signals import Listener
-from fashion_dml.training.specialists import start_together, watched
+from fashion_dml.training.specialists import DAMAGED, sentence, start_together, watched
 from fashion_dml.training.start import trainable
 from fashion_dml.training.stopping import Ask, Stopped
 from fashion_dml.training.student import (
@@ -34,6 +34,7 @@ from fashion_dml.training.student import (
     DistillSettings,
     begun_from,
     distill_plan,
+    finetune_plan,
     recipes_for,
     unified_key,
 )
@@ -42,7 +43,7 @@ from fashion_dml.training.teachers import Teacher, check_fresh, read_teachers
 from fashion_dml.training.team import Team
 from fashion_dml.training.validation import Validation
 from fashion_dml.training.views import check_sizes, classes_of, view_teachers
-from fashion_dml.training.workers import check_norms, companion, fit, join_team
+from fashion_dml.training.workers import check_lanes, check_norms, companion, fit, join_team
 
 
 def lag_weights(dataset: Dataset, teachers: dict[str, Teacher], strength: float) -> LagWeights:
@@ -76,10 +77,13 @@ def run(settings: DistillSettings, watch: Callable[[Any, threading.Event], None]
     output, key = workspace / UNIFIED, unified_key(recipes[-1], settings)
     if (known := finished(output, key)) is not None:
         return known
+    lanes = [("the student", distill_plan(dataset, settings).lanes)]
     if settings.finetune.steps:
         finetune.check(dataset, settings)
+        lanes.append(("its fine-tuning", finetune_plan(dataset, settings).lanes))
     tracking.check(settings.tracking)
     check_norms(settings.model, settings.cluster, settings.cluster.most)
+    check_lanes(lanes, "cluster.workers", settings.cluster.most)
     queue = companion(Queue)  # hands out nothing: it tells how the training goes
     with watched(queue, watch, settings.cluster):
         fit(_worker, {"settings": settings, "queue": queue}, settings.cluster, name=UNIFIED)
@@ -118,9 +122,10 @@ def _worker(config: dict[str, Any]) -> None:
                 finetune.blend(recipe, unified, workspace / "specialists" / start, dataset, settings, team)
     except Stopped:
         return
-    except UserError as error:
-        ray.get(queue.end.remote(UNIFIED, str(error)))
-        raise
+    except (UserError, *DAMAGED) as error:
+        failure = sentence(error)
+        ray.get(queue.end.remote(UNIFIED, failure))
+        raise UserError(failure) from error
 
 
 def begun(home: Location, settings: DistillSettings) -> Embedder:

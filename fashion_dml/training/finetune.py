@@ -7,6 +7,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import torch
+
 from fashion_dml.data.read import Sources
 from fashion_dml.data.schema import Dataset
 from fashion_dml.models.embedder import Embedder
@@ -51,6 +53,7 @@ def finetune(
     asks: Callable[[], Ask],
 ) -> None:
     """Train on this worker of the team; the model is published in `finetuned/model`. Raises Stopped where that is asked for."""
+    torch.manual_seed(settings.seed)  # what a loss draws shall not hang on whether the distillation was done in this process
     task = anchored_task(load_model(unified / DISTILLED / "model").module, dataset, settings, team)
     sources = Sources(
         str(dataset.location / "images"),
@@ -76,9 +79,9 @@ def blend(recipe: Recipe, unified: Location, start: Location, dataset: Dataset, 
         "validations": [{"step": recipe.steps, "R@1": mean, "verticals": found}], "best": mean, "best_step": recipe.steps, "kept": "last"
     }  # fmt: skip
     save_model(
-        unified / BLENDED / "model", embedder.cpu(), config=known["config"], inputs={"start": first.sha256, FINETUNED: last.sha256},
-        seconds=time.monotonic() - began, files={FILE: (unified / FINETUNED / "model" / FILE).read_bytes()}, key=recipe.key,
-        name=BLENDED, **figures,
+        unified / BLENDED / "model", embedder.cpu(), config=known["config"],
+        inputs=known["inputs"] | {"start": first.sha256, FINETUNED: last.sha256}, seconds=time.monotonic() - began,
+        files={FILE: (unified / FINETUNED / "model" / FILE).read_bytes()}, key=recipe.key, name=BLENDED, **figures,
     )  # fmt: skip
 
 

@@ -37,7 +37,7 @@ def members(verticals: Sequence[str]) -> Members:
 class Findings:
     """Validation R@1 of every member of the sets trained so far, and what it says about a merge.
 
-    queries: validation images of each vertical; those with fewer than 2 can't be measured and are in no result.
+    queries: validation images of each vertical, the same in every set; one that can't be measured is neither here nor in a result.
     tolerance: R@1 that a member may lose. chance: standard errors of its specialist's R@1 that it may lose beyond that.
     """
 

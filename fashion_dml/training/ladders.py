@@ -35,21 +35,30 @@ class Ladder:
     shared: Changes = field(default_factory=dict)
 
 
+# What the run's settings may hold for a loss of their own: every rung sets it, so that it is what its name says whatever they hold.
+OWN: Changes = {"loss.soft_margin": False, "loss.miner": "", "loss.arguments": {}, "loss.miner_arguments": {}}
+
+
+def _triplet(mining: str, **more: Any) -> Changes:
+    return {**OWN, "loss.name": "triplet", "loss.mining": mining, **{f"loss.{n}": v for n, v in more.items()}}
+
+
 def _granularity(form: str, g: str, head: float, columns: tuple[str, ...] = ()) -> Changes:
     return {
-        "loss.name": "granularity", "loss.granularity.form": form, "loss.granularity.g": g,
+        **OWN, "loss.name": "granularity", "loss.granularity.form": form, "loss.granularity.g": g,
         "loss.granularity.head_weight": head, "loss.granularity.columns": list(columns),
     }  # fmt: skip
 
 
-def _objective(*terms: str, **more: Any) -> Changes:
+def _objective(*terms: str, start: str = "photos", **more: Any) -> Changes:
     """These terms with the weights of the run's settings; the others are 0."""
-    off = [term for term in ("pair", "proxy", "proxy_proxy") if term not in terms]
-    return {"loss.name": "multi_objective", **{f"loss.multi_objective.{term}_weight": 0 for term in off}, **more}
+    off = {f"loss.multi_objective.{term}_weight": 0 for term in ("pair", "proxy", "proxy_proxy") if term not in terms}
+    return {**OWN, "loss.name": "multi_objective", "loss.multi_objective.proxy_start": start, **off, **more}
 
 
 def _cascade(ranking: str, shares: tuple[float, ...], taps: tuple[int, ...] = (2, 3)) -> Changes:
     return {
+        **OWN,
         "loss.name": "cascade",
         "loss.cascade.ranking": ranking,
         "loss.cascade.shares": list(shares),
@@ -59,24 +68,25 @@ def _cascade(ranking: str, shares: tuple[float, ...], taps: tuple[int, ...] = (2
 
 def _focus(form: str, **more: Any) -> Changes:
     return {
+        **OWN,
         "loss.name": "focus_ranking",
         "loss.focus_ranking.form": form,
-        **{f"loss.focus_ranking.{n}": v for n, v in more.items()},
+        **{f"loss.focus_ranking.{n}": v for n, v in {"rank_weight": False, **more}.items()},
     }
 
 
 LOOK = ("category", "garment_group_name", "section_name")  # what names the look; colour differs within a product
 COLOUR = ("colour", "perceived_colour_master_name")
 
-HARD = {"specialists.batches": "hard-classes", "specialists.refresh_every": 50}
+HARD: Changes = {"specialists.batches": "hard-classes", "specialists.refresh_every": 50}
 
 LADDERS: dict[str, Ladder] = {
     "triplet": Ladder(
         (
-            Rung("all triplets", {"loss.mining": "all"}),
-            Rung("semi-hard", {"loss.mining": "semi-hard"}),
-            Rung("batch-hard", {"loss.mining": "batch-hard"}),
-            Rung("batch-hard, soft margin", {"loss.mining": "batch-hard", "loss.soft_margin": True}),
+            Rung("all triplets", _triplet("all")),
+            Rung("semi-hard", _triplet("semi-hard")),
+            Rung("batch-hard", _triplet("batch-hard")),
+            Rung("batch-hard, soft margin", _triplet("batch-hard", soft_margin=True)),
         ),
         (
             Claim("mining semi-hard negatives helps", "semi-hard", "all triplets"),
@@ -107,7 +117,7 @@ LADDERS: dict[str, Ladder] = {
             Rung("pair", _objective("pair")),
             Rung("proxy", _objective("proxy")),
             Rung("pair + proxy", _objective("pair", "proxy")),
-            Rung("pair + proxy, random start", _objective("pair", "proxy", **{"loss.multi_objective.proxy_start": "random"})),
+            Rung("pair + proxy, random start", _objective("pair", "proxy", start="random")),
             Rung("proxy + proxy-proxy", _objective("proxy", "proxy_proxy")),
             Rung("all three", _objective("pair", "proxy", "proxy_proxy")),
             Rung("all three, hard classes", _objective("pair", "proxy", "proxy_proxy", **HARD)),
@@ -119,6 +129,7 @@ LADDERS: dict[str, Ladder] = {
             Claim("proxy-proxy adds at the tail of the list", "all three", "pair + proxy", "R@10"),
             Claim("batches of near classes help", "all three, hard classes", "all three"),
         ),
+        {"specialists.batches": "vertical-wise"},  # hard classes are these, with near products together
     ),
     "cascade": Ladder(
         (
@@ -138,7 +149,7 @@ LADDERS: dict[str, Ladder] = {
     ),
     "focus_ranking": Ladder(
         (
-            Rung("triplet", {"loss.mining": "all"}),
+            Rung("triplet", _triplet("all")),
             Rung("focus, hinge", _focus("hinge")),
             Rung("focus, softplus", _focus("softplus", temperature=0.1)),
             Rung("focus, hinge, rank weights", _focus("hinge", rank_weight=True)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -21,7 +22,7 @@ from fashion_dml.data.read import Sources
 from fashion_dml.data.stream import StreamStats, stream
 from fashion_dml.models.embedder import Embedder
 from fashion_dml.models.store import load_model, save_model
-from fashion_dml.storage import Location, UserError, read_manifest
+from fashion_dml.storage import Location, UserError, read_manifest, recover
 from fashion_dml.training import checkpoint, tracking
 from fashion_dml.training.average import Average
 from fashion_dml.training.board import Board
@@ -56,6 +57,8 @@ def train(
     not finite, and Stopped, with a checkpoint of the last step, when that is asked for.
     """
     embedder, device = task.embedder, team.device
+    for name in ("last", "best", "model"):
+        recover(output / name)
     task.to(device).to(memory_format=torch.channels_last)
     optimizer = create_optimizer(task, recipe.optim)
     progress = checkpoint.load(output / "last", embedder, task.loss, optimizer, recipe.key)
@@ -79,57 +82,58 @@ def train(
     half = mixed(recipe.optim, device)
     stats = StreamStats()
     curve = Curve(progress.curve)
-    board = None
-    if team.rank == 0:
-        board = Board(output / "logs", tracking.Run(recipe, output) if recipe.tracking.mlflow else None)
     task.train()
     began, before = time.monotonic(), progress.seconds
-    for batch in _batches(recipe, task, plan, sources, team, progress, stats):
-        o = recipe.optim
-        set_rate(optimizer, rate(progress.step, recipe.steps, o.warmup), trunk=progress.step >= o.head_first * recipe.steps)
-        uniform = draws(batch.lane, batch.row, seed=recipe.seed, epoch=batch.epoch, step=batch.step)
-        images = augment(batch.images.to(device, non_blocking=True), recipe.augment, uniform)
-        given = (batch.labels, batch.lane, batch.row, batch.targets, batch.attributes)
-        with torch.autocast(device.type, torch.bfloat16, enabled=half):
-            parts = module(images, *(None if t is None else t.to(device) for t in given))
-        optimizer.zero_grad(set_to_none=True)
-        parts["loss"].backward()
-        torch.nn.utils.clip_grad_norm_(task.parameters(), recipe.optim.clip)
-        optimizer.step()
-        progress.step += 1
-        if average is not None:
-            average.update(embedder, progress.step)
-        curve.add(parts["loss"], batch, stats.last_wait)
-        last = progress.step == recipe.steps
-        validates, saves = (progress.step % every == 0 or last for every in (recipe.validate_every, recipe.checkpoint_every))
-        asked = _asked(asks, team, device, progress.step)
-        saves = saves or asked != ""
-        # Nothing broken is validated or kept; the first step tells that all is under way.
-        if progress.step == 1 or progress.step % CHECK_EVERY == 0 or validates or saves:
-            curve.settle(team.group)
-            values = {name: float(value.detach()) for name, value in parts.items()}
-            if not math.isfinite(values["loss"]):
-                raise UserError(
-                    f"{recipe.name}: the loss is {values['loss']} at step {progress.step}; lower optim.learning_rate or look at its photos."
-                )
-            progress.seconds, progress.curve = before + time.monotonic() - began, curve.columns
-            if board is not None:
-                report(_told(recipe, progress) | {"loss": values["loss"]})
-                board.step(values, optimizer.param_groups[0]["lr"], stats.last_wait, progress.step)
-        if validates:
-            recall = _validate(recipe, chosen, validation, output, team, progress, board)
-            if task.follows_validation:
-                task.validated(from_first(recall, team.group, device))
-        if saves and team.rank == 0:
-            checkpoint.save(output / "last", embedder, task.loss, optimizer, progress, recipe.key)
-            if board is not None:
-                board.save()
-        if asked == "stop" and not last:
-            if board is not None:
-                board.close(done=False)
-            raise Stopped(f"{recipe.name} stopped at step {progress.step} of {recipe.steps}")
-    if board is not None:
-        board.close()
+    with contextlib.ExitStack() as closing:
+        board = None
+        if team.rank == 0:
+            board = closing.enter_context(
+                Board(output / "logs", tracking.Run(recipe, output) if recipe.tracking.mlflow else None)
+            )
+        for batch in _batches(recipe, task, plan, sources, team, progress, stats):
+            o = recipe.optim
+            set_rate(optimizer, rate(progress.step, recipe.steps, o.warmup), trunk=progress.step >= o.head_first * recipe.steps)
+            uniform = draws(batch.lane, batch.row, seed=recipe.seed, epoch=batch.epoch, step=batch.step)
+            images = augment(batch.images.to(device, non_blocking=True), recipe.augment, uniform)
+            given = (batch.labels, batch.lane, batch.row, batch.targets, batch.attributes)
+            with torch.autocast(device.type, torch.bfloat16, enabled=half):
+                parts = module(images, *(None if t is None else t.to(device) for t in given))
+            optimizer.zero_grad(set_to_none=True)
+            parts["loss"].backward()
+            torch.nn.utils.clip_grad_norm_(task.parameters(), recipe.optim.clip)
+            optimizer.step()
+            progress.step += 1
+            if average is not None:
+                average.update(embedder, progress.step)
+            curve.add(parts["loss"], batch, stats.last_wait)
+            last = progress.step == recipe.steps
+            validates, saves = (
+                progress.step % every == 0 or last for every in (recipe.validate_every, recipe.checkpoint_every)
+            )
+            asked = _asked(asks, team, device, progress.step)
+            saves = saves or asked != ""
+            # Nothing broken is validated or kept; the first step tells that all is under way.
+            if progress.step == 1 or progress.step % CHECK_EVERY == 0 or validates or saves:
+                curve.settle(team.group)
+                values = {name: float(value.detach()) for name, value in parts.items()}
+                if not math.isfinite(values["loss"]):
+                    raise UserError(
+                        f"{recipe.name}: the loss is {values['loss']} at step {progress.step}; lower optim.learning_rate or look at its photos."
+                    )
+                progress.seconds, progress.curve = before + time.monotonic() - began, curve.columns
+                if board is not None:
+                    report(_told(recipe, progress) | {"loss": values["loss"]})
+                    board.step(values, optimizer.param_groups[0]["lr"], stats.last_wait, progress.step)
+            if validates:
+                recall = _validate(recipe, chosen, validation, output, team, progress, board)
+                if task.follows_validation:
+                    task.validated(from_first(recall, team.group, device))
+            if saves and team.rank == 0:
+                checkpoint.save(output / "last", embedder, task.loss, optimizer, progress, recipe.key)
+                if board is not None:
+                    board.save()
+            if asked == "stop" and not last:
+                raise Stopped(f"{recipe.name} stopped at step {progress.step} of {recipe.steps}")
     if team.rank == 0:
         _publish(recipe, chosen, output, progress, curve, stats)
         report(_told(recipe, progress) | {"done": True, "seconds": progress.seconds})

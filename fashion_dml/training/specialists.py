@@ -8,14 +8,16 @@ since the last checkpoints and nothing else.
 from __future__ import annotations
 
 import contextlib
+import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import pyarrow as pa
 import ray
 import torch
 import torch.distributed as dist
+from ray.exceptions import RayTaskError
 
 from fashion_dml.config import Cluster
 from fashion_dml.data.read import Sources
@@ -33,9 +35,10 @@ from fashion_dml.training.start import initial_model, metric_task, trainable
 from fashion_dml.training.stopping import Ask, Stopped
 from fashion_dml.training.team import Team
 from fashion_dml.training.validation import Validation
-from fashion_dml.training.workers import check_norms, companion, fit, join_team, tell_waiting
+from fashion_dml.training.workers import check_lanes, check_norms, companion, fit, join_team, tell_waiting
 
 DAMAGED = (pa.ArrowInvalid, FileNotFoundError)  # what reading a broken or lost file raises
+RAY_ADVICE = re.compile(r"(?:\n|: ')Failed to apply UDF")  # Ray Data adds it to an error's text, or as the name of its file
 
 
 def run(settings: TrainSettings, watch: Callable[[Any, threading.Event], None]) -> dict[str, str]:
@@ -67,6 +70,9 @@ def train_all(
     starts = {a.initial: a.settings for a in todo if a.initial not in (FROM_COARSE, FROM_JOINT)}
     first = [a for name in together for a in todo if a.name == name]
     rest = [a for a in todo if a.name not in together]
+    check_lanes(lanes_of(first, dataset), "cluster.workers", settings.cluster.most)
+    others = ", or put small verticals into groups (specialists.groups)"
+    check_lanes(lanes_of(rest, dataset), "cluster.team", settings.cluster.team, others)
     return train_queue(Queue, (rest, first), starts, settings.cluster, dataset, home, watch, together=bool(first))
 
 
@@ -119,6 +125,11 @@ def check(assignment: Assignment, dataset: Dataset, team: int) -> None:
     metric_task(Embedder(model, settings.data.height, settings.data.width), dataset, assignment.verticals, settings)
 
 
+def lanes_of(todo: Iterable[Assignment], dataset: Dataset) -> Iterator[tuple[str, int]]:
+    """(name, lanes) of each training: fewer lanes than `data.lanes` where its verticals have few row groups."""
+    return ((a.name, plan_for(dataset, a.verticals, a.settings).lanes) for a in todo)
+
+
 def _worker(config: dict[str, Any]) -> None:
     """What every worker of the run does."""
     cluster, queue = config["cluster"], config["queue"]
@@ -167,10 +178,12 @@ def start_together(dataset: Dataset, home: Location, initial: dict[str, TrainSet
 
 
 def sentence(error: Exception) -> str:
-    """What the user is told."""
-    if isinstance(error, UserError):
-        return str(error)
-    return f"a file of the dataset is damaged or missing ({' '.join(str(error).split())}): ingest the dataset again."
+    """What the user is told; of what a reading task raised, without its traceback and Ray Data's own advice."""
+    cause = error.cause if isinstance(error, RayTaskError) else error
+    text = RAY_ADVICE.split(str(cause))[0]
+    if isinstance(cause, UserError):
+        return text
+    return f"a file of the dataset is damaged or missing ({' '.join(text.split())}): ingest the dataset again."
 
 
 def train_one(

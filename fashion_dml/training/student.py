@@ -8,7 +8,7 @@ from pydantic import model_validator
 from fashion_dml.config import Data, Distill, Finetune
 from fashion_dml.data.plan import Plan, PlanSettings
 from fashion_dml.data.schema import Dataset
-from fashion_dml.storage import Location, UserError, require_manifest, sha256_json
+from fashion_dml.storage import Location, UserError, manifest_sha256, require_manifest, sha256_json
 from fashion_dml.training.assignments import (
     JOINT,
     NO_PART_OF_A_KEY,
@@ -113,7 +113,7 @@ def recipe_for(dataset: Dataset, teachers: dict[str, Teacher], settings: Distill
     if not steps:
         total = sum(a.images for a in assignments(dataset, settings, joint=False))
         steps = max(1, round(total / distill_plan(dataset, settings).images_per_step(0)))
-    inputs = {v: t.sha256 for v, t in sorted(teachers.items())}
+    inputs = {v: t.sha256 for v, t in sorted(teachers.items())} | {"dataset": manifest_sha256(dataset.location)}
     for name in begun_from(settings):
         inputs[name] = joint_start(Location.of(settings.workspace), settings, name)
     for name, directory in further_teachers(settings).items():
@@ -185,7 +185,7 @@ def finetune_plan(dataset: Dataset, settings: DistillSettings) -> Plan:
 
 
 def finetune_recipe(distilled: Recipe, settings: DistillSettings) -> Recipe:
-    """The fine-tuning of the student that the recipe `distilled` makes."""
+    """The fine-tuning of the student that the recipe `distilled` makes; its inputs are that one's too, by way of its key."""
     f, data = settings.finetune, finetune_data(settings)
     batches = settings.specialists.model_dump(mode="json", exclude=NO_PART_OF_A_KEY | {"optim", "augment", "keep"})
     config = {
@@ -196,7 +196,7 @@ def finetune_recipe(distilled: Recipe, settings: DistillSettings) -> Recipe:
     inputs = {DISTILLED: distilled.key}
     return Recipe(
         FINETUNED, f.steps, settings.seed, f.optim, f.augment, data, f.validate_every, f.checkpoint_every, f.keep,
-        sha256_json([config, inputs]), config, inputs, settings.specialists.refresh_every, settings.tracking,
+        sha256_json([config, inputs]), config, distilled.inputs | inputs, settings.specialists.refresh_every, settings.tracking,
     )  # fmt: skip
 
 

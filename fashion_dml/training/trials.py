@@ -14,8 +14,9 @@ from fashion_dml.training.assignments import INITIAL, Assignment, plan_for, reci
 from fashion_dml.training.grouping import Findings, GroupSettings, Members, curve_sets, likely, members, merge_orders, walk
 from fashion_dml.training.queue import Queue
 from fashion_dml.training.recipe import finished
-from fashion_dml.training.specialists import check, train_queue
+from fashion_dml.training.specialists import check, lanes_of, train_queue
 from fashion_dml.training.validation import measurable
+from fashion_dml.training.workers import check_lanes
 
 NEVER = 1 << 30  # validation comes at the end only
 
@@ -34,7 +35,7 @@ class Trials:
         train = dataset.products.filter(pc.field("split") == "train")
         sizes = {v: pc.sum(train.filter(pc.field("vertical") == v)["rows"]).as_py() for v in dataset.verticals("train")}
         self.order = sorted(sizes, key=lambda v: (-sizes[v], v))
-        queries = measurable(dataset, self.order)
+        queries = measurable(dataset)
         if not queries:
             raise UserError(f"{dataset.location} has no validation products to decide on: ingest with ingest.validation_share.")
         g = settings.group
@@ -117,6 +118,8 @@ def search(settings: GroupSettings, watch: Callable[[Any, threading.Event], None
     trials = Trials(dataset, settings)
     if trials.wanted(1):
         check(trials.assignment(members(trials.order)), dataset, settings.cluster.team)
+        alone = (trials.assignment((v,)) for v in trials.order)  # merges have no fewer lanes than the least of their members
+        check_lanes(lanes_of(alone, dataset), "cluster.team", settings.cluster.team)
         failures = train_queue(
             SearchQueue, (str(dataset.location), settings), {INITIAL: trials.mine}, settings.cluster, dataset, trials.home, watch
         )  # fmt: skip

@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import ray
@@ -51,6 +51,18 @@ def check_norms(model: Model, settings: Cluster, team: int) -> None:
         raise UserError(
             f"model.batch_norm = live needs the statistics of all {team} workers that train together, which takes GPUs: "
             f"use model.batch_norm = frozen, cluster.gpus_per_worker, or one worker."
+        )
+
+
+def check_lanes(lanes: Iterable[tuple[str, int]], setting: str, workers: int, otherwise: str = "") -> None:
+    """Refuse so many workers for one model where a training has fewer lanes, as those of small verticals have.
+
+    lanes: (name, lanes) of each training; not asked for where one worker trains a model, which always can. otherwise: what helps
+    beside a lower setting.
+    """
+    if workers > 1 and (short := ", ".join(f"{name} has {n}" for name, n in lanes if n < workers)):
+        raise UserError(
+            f"{setting} = {workers} workers train a model together and need a lane each, but {short}: lower {setting}{otherwise}."
         )
 
 

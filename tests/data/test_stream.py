@@ -114,8 +114,12 @@ def test_the_workers_parts_together_are_one_workers_batches(small: Dataset, work
 
 
 def test_more_workers_than_lanes_are_refused(small: Dataset) -> None:
-    with pytest.raises(UserError, match=r"4 workers share the 3 lanes of .*lower cluster\.team, or raise data\.lanes"):
+    with pytest.raises(UserError, match=r"4 workers share the 3 lanes of .*lower cluster\.team, or raise data\.lanes\.$"):
         collect(small, 1, workers=4)
+    few = training_plan(small, replace(PLAN, lanes=64))
+    assert few.lanes < 64
+    with pytest.raises(UserError, match=r"lower cluster\.team, or train them with other verticals in a group\.$"):
+        next(stream(few, sources(small), THREADS, start=Cursor(), steps=1, workers=few.lanes + 1))
 
 
 @pytest.mark.cluster

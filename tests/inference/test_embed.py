@@ -50,14 +50,22 @@ def test_a_file_has_the_row_groups_of_its_images_and_their_vectors(batch: int, s
     np.testing.assert_allclose(found, encoder.encode(images), atol=1e-5)
 
 
-def test_a_failing_file_leaves_nothing_behind(small: Dataset, tmp_path: Path) -> None:
-    table = pq.read_table(small.images_file(small.parts("train")[0]).path)
-    spoilt = [*table["image"].to_pylist()[:-1], b"no photo"]
-    column = table.schema.get_field_index("image")
-    pq.write_table(table.set_column(column, "image", [spoilt]), tmp_path / "images.parquet")
+def spoilt(images: Location, at: Path, row: int) -> tuple[Location, str]:
+    """A copy of an images file with other bytes in one row's photo, and that row's id."""
+    table = pq.read_table(images.path)
+    photos = table["image"].to_pylist()
+    photos[row] = b"no photo"
+    pq.write_table(table.set_column(table.schema.get_field_index("image"), "image", [photos]), at, row_group_size=5)
+    return Location.of(at), table["image_id"][row].as_py()
+
+
+@pytest.mark.parametrize("row", [0, 7, -1])
+def test_a_damaged_photo_is_named_and_leaves_nothing_behind(row: int, small: Dataset, tmp_path: Path) -> None:
+    images, image_id = spoilt(small.images_file(small.parts("train")[0]), tmp_path / "images.parquet", row)
     encoder = Encoder("color-histogram", height=32, width=32)
-    with pytest.raises(ValueError, match="not a readable"):
-        embed_file(encoder, Location.of(tmp_path / "images.parquet"), Location.of(tmp_path / "out" / "vectors.parquet"), 4)
+    message = rf"^The stored image '{image_id}' in {images} can't be decoded \(.*not a readable.*\): restore the dataset, or delete it and"
+    with pytest.raises(UserError, match=message):
+        embed_file(encoder, images, Location.of(tmp_path / "out" / "vectors.parquet"), 4)
     assert list((tmp_path / "out").iterdir()) == []
 
 

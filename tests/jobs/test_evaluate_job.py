@@ -1,4 +1,4 @@
-"""Which models a workspace has to measure, and that the report holds the measures of their vectors."""
+"""The report of an evaluation holds the measures of its models' vectors, and is made again when what it depends on changes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from drawn import small_dataset
 
 from fashion_dml.config import Cluster, Data, Embed, Evaluate, Model
 from fashion_dml.data.schema import Dataset
@@ -17,10 +16,9 @@ from fashion_dml.evaluation.metrics import measure
 from fashion_dml.inference.encode import Encoder
 from fashion_dml.models.embedder import Embedder
 from fashion_dml.models.store import save_model
-from fashion_dml.storage import Location, UserError
-from fashion_dml.training.teachers import Teacher, write_teachers
+from fashion_dml.storage import Location
 from jobs import evaluate as job
-from jobs.evaluate import EvaluateSettings, chosen_models, measure_models
+from jobs.evaluate import EvaluateSettings, measure_models
 
 TINY = Model(trunk="test_efficientnet", weights="none", dim=16)
 
@@ -38,43 +36,12 @@ def settings(workspace: Path, **more: object) -> EvaluateSettings:
     return EvaluateSettings(workspace=str(workspace), **{**chosen, **more})
 
 
-def chosen(workspace: Path, dataset: Dataset, model: Model) -> dict[str, dict[str, str]]:
-    return chosen_models(settings(workspace, model=model), dataset, dataset.verticals("test"))
-
-
-def test_without_pretrained_weights_there_is_no_pretrained_model(
-    tmp_path: Path, small: Dataset, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.fixture
+def workspace_of_one(small: Dataset, tmp_path: Path) -> Path:
+    """A workspace with the small dataset and a unified model."""
+    (tmp_path / "dataset").symlink_to(str(small.location))
     write_model(tmp_path / "unified" / "model", 0)
-    assert list(chosen(tmp_path, small, TINY)) == ["unified"]
-    assert "model.weights = none: there is no pretrained trunk" in capsys.readouterr().out
-
-
-def test_pretrained_has_the_weights_that_training_started_from(tmp_path: Path, small: Dataset) -> None:
-    def pretrained(weights: str) -> set[str]:
-        return set(chosen(tmp_path, small, Model(trunk="resnet18", weights=weights))["pretrained"].values())
-
-    assert pretrained("auto") == {"timm:resnet18"}
-    assert pretrained("/weights/mine.safetensors") == {"timm:resnet18@/weights/mine.safetensors"}
-
-
-def test_each_vertical_has_its_own_specialist(tmp_path: Path) -> None:
-    dataset = small_dataset(tmp_path / "dataset")
-    verticals = dataset.verticals()
-    teachers = [Teacher(v, f"s-{v}", f"{tmp_path}/specialists/s-{v}/model", "0" * 64, "unused", 16) for v in verticals]
-    write_teachers(Location.of(tmp_path), teachers, {}, 0.0)
-    write_model(tmp_path / "specialists" / "joint" / "model", 0)
-    found = chosen(tmp_path, dataset, TINY)
-    assert list(found) == ["specialists", "joint"]
-    assert found["specialists"] == {v: f"{tmp_path}/specialists/s-{v}/model" for v in verticals}
-    assert set(found["joint"].values()) == {f"{tmp_path}/specialists/joint/model"}
-
-
-def test_a_workspace_without_models(tmp_path: Path, small: Dataset) -> None:
-    with pytest.raises(
-        UserError, match=r"There is no model in .*: run `python -m jobs.train_specialists` first, or give --models"
-    ):
-        chosen(tmp_path, small, TINY)
+    return tmp_path
 
 
 def test_unknown_model_is_one_sentence_and_exit_code_2(
@@ -122,3 +89,57 @@ def test_report_holds_the_measures_of_the_vectors(ray_local: str, small: Dataset
     again = json.loads(file.read_text())["models"]
     assert again["run/one"] == report["models"]["run/one"]
     assert again["run/two"] != report["models"]["run/two"]
+
+
+@pytest.mark.cluster
+def test_r_at_1_is_measured_whatever_was_asked_for(ray_local: str, small: Dataset, tmp_path: Path) -> None:
+    """What models are compared by in tables and figures."""
+    write_model(tmp_path / "one", 0)
+    argv = [
+        "--models",
+        str(tmp_path / "one"),
+        "color-histogram",
+        "--dataset",
+        str(small.location),
+        "--workspace",
+        str(tmp_path),
+    ]
+    assert (
+        job.entry(
+            [*argv, "--evaluate.recall_at", "10,5", "--evaluate.bootstrap", "20", "--data.height", "32", "--data.width", "32"]
+        )
+        == 0
+    )
+    report = json.loads((tmp_path / "reports" / "evaluation.json").read_text())
+    for by in report["models"].values():
+        assert [n for n in by["merged"]["overall"] if n.startswith("R@")] == ["R@1", "R@5", "R@10"]
+
+
+@pytest.mark.parametrize("given", ["0", "5,-1"])
+def test_a_k_below_1_is_refused_before_anything_is_embedded(
+    given: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert job.entry(["--workspace", str(tmp_path), "--evaluate.recall_at", given]) == 2
+    bad = given.split(",")[-1]
+    assert capsys.readouterr().err.startswith(
+        f"error: The setting evaluate.recall_at.{given.count(',')} = {bad} can't be used: Input"
+    )
+
+
+@pytest.mark.cluster
+def test_curves_of_a_search_for_groups_are_in_the_next_report(ray_local: str, workspace_of_one: Path) -> None:
+    file = workspace_of_one / "reports" / "evaluation.json"
+    given = settings(workspace_of_one)
+    assert "sweet_spot" not in measure_models(given)
+    before = file.stat().st_mtime_ns
+    curves = [{"order": ["a", "b"], "sizes": [1, 2], "recall": {"a": [0.5, 0.25], "b": [None, 0.75]}}]
+    search = {"curves": curves, "seconds": 3.5}
+    Location.of(workspace_of_one / "reports" / "group_verticals.json").write_json(search)
+    assert measure_models(given)["sweet_spot"] == curves
+    after = file.stat().st_mtime_ns
+    assert after > before
+    Location.of(workspace_of_one / "reports" / "group_verticals.json").write_json(search | {"seconds": 4.5})
+    measure_models(given)
+    assert file.stat().st_mtime_ns == after  # only how long the search took has changed
+    named = given.model_copy(update={"models": (str(workspace_of_one / "unified" / "model"),)})
+    assert "sweet_spot" not in measure_models(named)

@@ -30,6 +30,24 @@ def test_all_are_alike_but_for_the_loss(small: Dataset) -> None:
         check(a, small, team=1)  # the loss can be made
 
 
+@pytest.mark.parametrize(
+    "base",
+    [
+        Loss(name="hard_triplet"),
+        Loss(mining="batch-hard", soft_margin=True, margin=0.5),
+        Loss(
+            name="pml:ContrastiveLoss", arguments={"pos_margin": 0.1}, miner="BatchHardMiner", miner_arguments={"distance": 1}
+        ),
+    ],
+)
+def test_a_recipe_is_what_its_name_says_whatever_loss_the_settings_name(base: Loss, small: Dataset) -> None:
+    plain = baselines(small, SETTINGS.model_copy(update={"loss": Loss()}))
+    found = baselines(small, SETTINGS.model_copy(update={"loss": base}))
+    for a, b in zip(plain, found, strict=True):
+        ours = {"margin": a.settings.loss.margin, "mining": a.settings.loss.mining}  # other losses' than pml's
+        assert b.settings.loss.model_copy(update=ours if a.name.startswith("pml") else {}) == a.settings.loss
+
+
 def test_they_see_as_many_images_as_the_specialists_or_as_were_given(small: Dataset) -> None:
     total = sum(a.images for a in assignments(small, SETTINGS, joint=False))
     one = baselines(small, SETTINGS)[0]

@@ -14,11 +14,12 @@ import pytest
 import torch
 import torch.multiprocessing as mp
 from torch import nn
+from train_helpers import dies_in_publish
 
 from fashion_dml.config import Loss, Model, Optim
 from fashion_dml.models.embedder import Embedder
 from fashion_dml.models.store import load_model
-from fashion_dml.storage import Location, UserError
+from fashion_dml.storage import Location, UserError, recover
 from fashion_dml.training import checkpoint
 from fashion_dml.training.checkpoint import Progress
 from fashion_dml.training.optim import create_optimizer
@@ -136,6 +137,30 @@ def test_a_process_killed_while_saving_leaves_the_checkpoint_before(tmp_path: Pa
     for step in (9, 10, 11):  # what is left of the dead draft is in nobody's way
         save(home / "last", other, other_optimizer, Progress(step=step))
         assert load(home / "last", *make(2)) == Progress(step=step)
+
+
+def _save_and_die_in_publish(directory: str, renames: int) -> None:
+    task, optimizer = make(1)
+    dies_in_publish("last", renames)
+    save(Path(directory), task, optimizer, Progress(step=8))
+
+
+@pytest.mark.parametrize(("renames", "step"), [(1, 7), (2, 8)])
+def test_a_process_killed_between_two_renames_leaves_a_checkpoint(tmp_path: Path, renames: int, step: int) -> None:
+    """A real SIGKILL where the one before is moved aside and the new one isn't in its place, and where it is and the old one isn't removed."""
+    save(tmp_path / "last", *make(0))
+    killed = mp.get_context("spawn").Process(target=_save_and_die_in_publish, args=(str(tmp_path / "last"), renames))
+    killed.start()
+    killed.join()
+    assert killed.exitcode == -signal.SIGKILL
+    assert len(list(tmp_path.glob(".last.*.old"))) == 1
+    assert (tmp_path / "last").exists() == (renames == 2)
+    for _ in range(2):  # by every worker of a team
+        recover(Location.of(tmp_path / "last"))
+    found = load(tmp_path / "last", *make(2))
+    assert found is not None
+    assert found.step == step
+    assert [p.name for p in tmp_path.iterdir()] == ["last"]
 
 
 def cut(file: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,15 @@ from test_gather import one_step
 from torch.nn import functional as F
 from train_helpers import DATA, MODEL, embedder, metric_plan, metric_task, recipe
 
-from fashion_dml.config import Distill, Finetune, Loss, Model, validate
+from fashion_dml.config import Distill, Finetune, Loss, Model, MultiObjective, validate
 from fashion_dml.data.schema import Dataset
 from fashion_dml.losses import create_loss
 from fashion_dml.losses.distillation import DistillationLoss
 from fashion_dml.models.embedder import Embedder
 from fashion_dml.models.store import load_model, save_model
 from fashion_dml.storage import Location, UserError, read_manifest
-from fashion_dml.training.finetune import anchored_task, blend, check, choose, validated
+from fashion_dml.training.finetune import anchored_task, blend, check, choose, finetune, validated
+from fashion_dml.training.stopping import Ask, Stopped, nobody_asks
 from fashion_dml.training.student import DistillSettings, finetune_recipe, unified_key
 from fashion_dml.training.team import Team
 
@@ -85,6 +87,36 @@ def test_larger_photos_at_the_end(small: Dataset) -> None:
     assert (made.data.height, made.data.width) == (48, 40)
 
 
+PROXIES = Loss(name="multi_objective", multi_objective=MultiObjective(proxy_start="random"))
+
+
+def tuned(unified: Path, dataset: Dataset, drawn: int, asks: Callable[[], Ask] = nobody_asks) -> str:
+    """Fine-tune the distilled model under `unified` by a loss that draws where its proxies start; the weights' sha256.
+
+    drawn: the seed of what was drawn before in this process.
+    """
+    settings = with_finetune(anchor=0.0, steps=6).model_copy(update={"loss": PROXIES})
+    home = Location.of(unified)
+    save_model(home / "distilled" / "model", embedder(dataset))
+    torch.manual_seed(drawn)
+    finetune(finetune_recipe(recipe(), settings), home, dataset, {}, settings, Team(), lambda progress: None, asks)
+    return str((read_manifest(home / "finetuned" / "model") or {})["sha256"])
+
+
+def test_it_ends_the_same_whatever_was_drawn_before(small: Dataset, tmp_path: Path) -> None:
+    """In the process that distilled, in one that goes on after it, and cut in the middle."""
+    first = tuned(tmp_path / "one", small, 1)
+    assert tuned(tmp_path / "two", small, 2) == first
+    looks = iter(["", "", "stop"])
+
+    def asks() -> Ask:
+        return next(looks)  # type: ignore[return-value]
+
+    with pytest.raises(Stopped):
+        tuned(tmp_path / "cut", small, 3, asks)
+    assert tuned(tmp_path / "cut", small, 4) == first
+
+
 def test_a_trunk_for_one_size_is_refused_at_another(small: Dataset) -> None:
     vit = Model(trunk="vit_tiny_patch16_224", weights="none", dim=16)
     fits = SETTINGS.model_copy(update={"model": vit})
@@ -147,15 +179,16 @@ def test_the_better_on_validation_products_is_published(
 
 def test_a_blend_is_half_of_the_way_and_chosen_like_the_others(tmp_path: Path, small: Dataset) -> None:
     settings, unified = with_finetune(blend=True), Location.of(tmp_path / "unified")
-    made = finetune_recipe(recipe(), settings)
-    assert made.key == finetune_recipe(recipe(), SETTINGS).key  # nothing is trained again for it
+    distilled = recipe(inputs={"dataset": "digest"})
+    made = finetune_recipe(distilled, settings)
+    assert made.key == finetune_recipe(distilled, SETTINGS).key  # nothing is trained again for it
     assert unified_key(made, settings) != unified_key(made, SETTINGS) == made.key
     candidate(tmp_path / "start", "joint", 0, [], "last")
     candidate(tmp_path / "unified", "distilled", 0, [], "last")
     candidate(tmp_path / "unified", "finetuned", 1, [], "last")
     manifest = read_manifest(unified / "finetuned" / "model")
     assert manifest is not None
-    (unified / "finetuned" / "model" / "manifest.json").write_json(manifest | {"key": made.key})
+    (unified / "finetuned" / "model" / "manifest.json").write_json(manifest | {"key": made.key, "inputs": made.inputs})
     blend(made, unified, Location.of(tmp_path / "start" / "joint" / "model"), small, settings, Team())
     states = [
         load_model(str(tmp_path / name / "model")).module.state_dict()
@@ -164,7 +197,7 @@ def test_a_blend_is_half_of_the_way_and_chosen_like_the_others(tmp_path: Path, s
     for first, last, between in zip(*(s.values() for s in states), strict=True):
         torch.testing.assert_close(between, (first + last) / 2 if last.is_floating_point() else last)
     chosen = choose(unified, "key", ("distilled", "finetuned", "blended"))
-    assert (chosen["chosen"], chosen["inputs"].keys()) == ("blended", {"start", "finetuned"})
+    assert (chosen["chosen"], chosen["inputs"].keys()) == ("blended", {"dataset", "distilled", "start", "finetuned"})
     verticals = chosen["validations"][-1]["verticals"]
     assert set(verticals) == set(small.verticals("train"))
     assert chosen["candidates"]["blended"] == pytest.approx(sum(verticals.values()) / len(verticals))

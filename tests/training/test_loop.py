@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import signal
+import threading
 from pathlib import Path
 from typing import Any
 
+import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import pytest
 import safetensors.torch
 import torch
+import torch.multiprocessing as mp
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
-from train_helpers import MODEL, Interrupted, embedder, recipe, run_training
+from train_helpers import MODEL, Interrupted, dies_in_publish, embedder, recipe, run_training
 
 from fashion_dml.config import Granularity, Loss, Memory, Optim
 from fashion_dml.data.schema import Dataset
@@ -57,6 +62,29 @@ def test_goes_on_bit_for_bit_after_dying_in_any_step(
     done = run_training(small, tmp_path)
     assert done["step"] == STEPS
     assert same_result(manifest(tmp_path), undisturbed["frozen batch norm"])
+
+
+def _train_and_die_in_publish(dataset: Dataset, output: str) -> None:
+    torch.set_num_threads(1)
+    dies_in_publish("last", 2)  # of the second checkpoint: the first has nothing to move aside
+    run_training(dataset, Path(output))
+
+
+def test_a_process_killed_where_no_checkpoint_is_in_its_place_goes_on(
+    small: Dataset, tmp_path: Path, undisturbed: dict[str, dict[str, Any]]
+) -> None:
+    """A real SIGKILL between the two renames of the second checkpoint: the training goes on from the first, and tidies up."""
+    output = tmp_path / "dresses"
+    killed = mp.get_context("spawn").Process(target=_train_and_die_in_publish, args=(small, str(output)))
+    killed.start()
+    killed.join()
+    assert killed.exitcode == -signal.SIGKILL
+    assert not (output / "last").exists()
+    steps: list[int] = []
+    run_training(small, output, report=lambda progress: steps.append(progress["step"]))
+    assert steps[0] == 6  # the first that is told of after step 5
+    assert same_result(manifest(output), undisturbed["frozen batch norm"])
+    assert sorted(p.name for p in output.iterdir()) == ["best", "last", "logs", "model"]
 
 
 METHODS: dict[str, dict[str, Any]] = {
@@ -143,6 +171,30 @@ def test_the_step_named_is_the_first_that_is_looked_at(small: Dataset, tmp_path:
     made = recipe(optim=Optim(learning_rate=1e30, warmup=0), checkpoint_every=50, validate_every=4)
     with pytest.raises(UserError, match="at step 4;"):
         run_training(small, tmp_path, made)
+
+
+def writers() -> list[threading.Thread]:
+    """Threads that write TensorBoard files."""
+    return [t for t in threading.enumerate() if "Writer" in type(t).__name__]
+
+
+@pytest.mark.parametrize("scheme", ["file", "s3"])
+@pytest.mark.parametrize("end", ["the loss is nan", "interrupted"])
+def test_a_training_that_fails_leaves_its_curve_and_no_thread(end: str, scheme: str, small: Dataset, tmp_path: Path) -> None:
+    """In an object store, too, where the curve goes up when the board is closed."""
+    store = Location(pafs.SubTreeFileSystem(str(tmp_path), pafs.LocalFileSystem()), "run/dresses", "s3")
+    output = store if scheme == "s3" else Location.of(tmp_path / "run" / "dresses")
+    made = recipe(checkpoint_every=50, validate_every=50, optim=Optim(learning_rate=1e30 if "nan" in end else 1e-3, warmup=0))
+    told: list[int] = []
+    with pytest.raises((UserError, Interrupted), match=end if "nan" in end else None):
+        run_training(
+            small, output, made, die_in_step=None if "nan" in end else 5, report=lambda progress: told.append(len(writers()))
+        )
+    assert told == [1]
+    assert writers() == []
+    board = EventAccumulator(str(tmp_path / "run" / "dresses" / "logs"))
+    board.Reload()
+    assert [e.step for e in board.Scalars("train/loss")] == [1]
 
 
 def test_figures_of_a_training(small: Dataset, tmp_path: Path) -> None:

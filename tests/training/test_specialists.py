@@ -20,10 +20,12 @@ from fashion_dml.models.embedder import Embedder
 from fashion_dml.models.store import load_model, save_model
 from fashion_dml.storage import Location, UserError
 from fashion_dml.training.assignments import Assignment, TrainSettings, assignments, groups_of, plan_for, training_products
+from fashion_dml.training.grouping import GroupSettings
 from fashion_dml.training.queue import Queue
 from fashion_dml.training.specialists import run
 from fashion_dml.training.start import initial_model, trainable
 from fashion_dml.training.student import DistillSettings, joint_start
+from fashion_dml.training.trials import search
 from fashion_dml.training.workers import check_norms, preflight
 
 
@@ -179,6 +181,39 @@ def test_sizes_a_trunk_cannot_change_are_refused_before_any_step(tmp_path: Path)
     made = made.model_copy(update={"workspace": str(tmp_path), "model": vit})
     with pytest.raises(UserError, match=r"are for 48 x 32 pixels and can't be used for 32 x 32: train it at one size"):
         run(made, lambda queue, stop: None)
+
+
+def of_teams(workspace: Path, workers: int, **specialists: Any) -> TrainSettings:
+    """Settings of one team of so many workers, with more lanes than the small dataset has row groups for."""
+    data, cluster = DATA.model_copy(update={"lanes": 64}), Cluster(workers=workers, team=workers)
+    return settings(**specialists).model_copy(update={"workspace": str(workspace), "data": data, "cluster": cluster})
+
+
+def test_teams_larger_than_a_small_vertical_has_lanes_are_refused_before_anything_starts(
+    workspace: Path, small: Dataset, names: tuple[str, str]
+) -> None:
+    one, two = (plan_for(small, (v,), of_teams(workspace, 2)).lanes for v in names)
+    assert one > two
+    for team, short in ((one, f"{names[1]} has {two}"), (one + 1, f"{names[0]} has {one}, {names[1]} has {two}")):
+        made = of_teams(workspace, team)
+        assert plan_for(small, names, made).lanes > team  # the joint model could
+        what = f"^cluster.team = {team} workers train a model together and need a lane each, but {short}: lower cluster.team"
+        with pytest.raises(UserError, match=rf"{what}, or put small verticals into groups \(specialists\.groups\)\.$"):
+            run(made, lambda queue, stop: None)
+        searched = GroupSettings(**{name: getattr(made, name) for name in TrainSettings.model_fields})
+        with pytest.raises(UserError, match=rf"{what}\.$"):
+            search(searched, lambda queue, stop: None)
+    assert sorted(p.name for p in workspace.iterdir()) == ["dataset"]
+
+
+def test_a_joint_model_of_all_workers_needs_a_lane_for_each(workspace: Path, small: Dataset, names: tuple[str, str]) -> None:
+    lanes = plan_for(small, names, of_teams(workspace, 2)).lanes
+    message = (
+        f"cluster.workers = {lanes + 1} workers train a model together and need a lane each, but joint has {lanes}: "
+        f"lower cluster.workers."
+    )
+    with pytest.raises(UserError, match=f"^{re.escape(message)}$"):
+        run(of_teams(workspace, lanes + 1, start="joint"), lambda queue, stop: None)
 
 
 @pytest.mark.cluster

@@ -10,13 +10,13 @@ import pytest
 import torch
 from train_helpers import DATA, MODEL
 
-from fashion_dml.config import Distill, Finetune, Loss
+from fashion_dml.config import Cluster, Distill, Finetune, Loss
 from fashion_dml.data.schema import Dataset
 from fashion_dml.models.embedder import Embedder
 from fashion_dml.models.store import save_model
 from fashion_dml.storage import Location, UserError
 from fashion_dml.training.distill import run
-from fashion_dml.training.student import DistillSettings
+from fashion_dml.training.student import DistillSettings, distill_plan
 from fashion_dml.training.teachers import Teacher, check_fresh, read_teachers, write_teachers
 
 
@@ -92,3 +92,13 @@ def test_a_fine_tuning_that_cannot_be(workspace: Path, small: Dataset) -> None:
     written(workspace, small)
     with pytest.raises(UserError, match=r"^loss\.name = 'tripletts' is not known; known are triplet"):
         distil(workspace, distill=Distill(steps=1), finetune=Finetune(steps=1), loss=Loss(name="tripletts"))
+
+
+def test_a_student_of_more_workers_than_it_has_lanes(workspace: Path, small: Dataset) -> None:
+    written(workspace, small)
+    data, cluster = DATA.model_copy(update={"lanes": 64}), Cluster(workers=64)
+    settings = DistillSettings(workspace=str(workspace), data=data, model=MODEL, cluster=cluster, finetune=Finetune(steps=1))
+    lanes = distill_plan(small, settings).lanes
+    message = rf"^cluster\.workers = 64 workers train a model together and need a lane each, but the student has {lanes}, its fine-tuning has"
+    with pytest.raises(UserError, match=message):
+        run(settings, lambda queue, stop: None)

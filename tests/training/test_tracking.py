@@ -10,7 +10,7 @@ from s3_server import free_port
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from train_helpers import Interrupted, recipe, run_training
 
-from fashion_dml.config import Tracking
+from fashion_dml.config import Optim, Tracking
 from fashion_dml.data.schema import Dataset
 from fashion_dml.storage import UserError
 from fashion_dml.training.stopping import Ask, Stopped
@@ -68,13 +68,22 @@ def test_a_training_that_goes_on_does_so_in_its_run(small: Dataset, tmp_path: Pa
     assert [r.info.status for r in runs(settings)] == ["KILLED"]
     with pytest.raises(Interrupted):
         run_training(small, home, made, die_in_step=2)
-    assert [r.info.status for r in runs(settings)] == ["RUNNING"]
+    assert [r.info.status for r in runs(settings)] == ["KILLED"]
     run_training(small, home, made)
     (run,) = runs(settings)
     assert run.info.status == "FINISHED"
     assert [step for step, _ in curve(settings, run.info.run_id, "train/loss")][-1] == 12
     run_training(small, tmp_path / "run" / "specialists" / "shoes", recipe(tracking=settings, key="other", name="shoes"))
     assert len(runs(settings)) == 2
+
+
+def test_the_run_of_a_training_that_fails_has_ended(small: Dataset, tmp_path: Path, settings: Tracking) -> None:
+    made = recipe(tracking=settings, optim=Optim(learning_rate=1e30, warmup=0))
+    with pytest.raises(UserError, match="the loss is nan"):
+        run_training(small, tmp_path / "run" / "specialists" / "dresses", made)
+    (run,) = runs(settings)
+    assert run.info.status == "KILLED"
+    assert [step for step, _ in curve(settings, run.info.run_id, "train/loss")] == [1]
 
 
 def test_a_server_that_goes_away_costs_a_warning(

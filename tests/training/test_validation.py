@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import torch
+from drawn import SMALL, small_dataset
 from hypothesis import given
 from hypothesis import strategies as st
-from train_helpers import DATA, MODEL, embedder
+from train_helpers import DATA, MODEL, embedder, run_training
 
 from fashion_dml.data.decode import decode
 from fashion_dml.data.schema import Dataset
@@ -61,14 +66,81 @@ def test_leaves_the_model_as_it_was(training: bool, small: Dataset) -> None:
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
 
 
-def test_holds_no_more_images_than_its_share(small: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """As `small`, with half of the training products held out."""
+    return small_dataset(tmp_path_factory.mktemp("many") / "dataset", SMALL.model_copy(update={"validation_share": 0.5}))
+
+
+def held(dataset: Dataset, vertical: str) -> list[int]:
+    """Images of each of the vertical's validation products."""
+    found = dataset.products.filter((pc.field("split") == "validation") & (pc.field("vertical") == vertical))
+    return [int(n) for n in found["rows"].to_pylist()]
+
+
+def with_rows(dataset: Dataset, rows: dict[str, list[int]]) -> Dataset:
+    """The dataset with so many images, at most as many as there are, of a vertical's first validation products, and none of the others."""
+    left = {v: iter(n) for v, n in rows.items()}
+    listed = dataset.products.to_pylist()
+    for row in listed:
+        if row["split"] == "validation" and row["vertical"] in left:
+            row["rows"] = min(row["rows"], next(left[row["vertical"]], 0))
+    products = pa.Table.from_pylist([row for row in listed if row["rows"]], schema=dataset.products.schema)
+    return Dataset(dataset.location, dataset.manifest, products)
+
+
+def test_holds_no_more_images_than_its_share(many: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whole products, the first of the vertical, within the budget shared among verticals."""
-    vertical = small.verticals("train")[0]
-    rows = small.products.filter((pc.field("split") == "validation") & (pc.field("vertical") == vertical))["rows"].to_pylist()
-    monkeypatch.setattr(validation, "MOST_IMAGES", sum(rows[:2]))
-    made = Validation(small, [vertical], DATA)
-    assert len(made.images[vertical]) == sum(rows[:2]) == len(made.labels[vertical])
-    assert len(rows) == 2 or sum(rows[:2]) < sum(rows)
+    first, second = many.verticals("train")
+    rows = held(many, first)
+    share = sum(rows[:3])
+    assert share < min(sum(rows), sum(held(many, second)))
+    monkeypatch.setattr(validation, "MOST_IMAGES", 2 * share)
+    made = Validation(many, [first], DATA)
+    assert len(made.images[first]) == share == len(made.labels[first])
+    assert sum(measurable(many).values()) <= 2 * share
+    assert set(measurable(many)) == {first, second}
+
+
+@pytest.mark.parametrize("most", [1, 9, 17, 4096])
+def test_a_vertical_is_validated_on_the_same_photos_in_every_training(
+    most: int, many: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that R@1 of a specialist, a merge and the student can be compared; the search for groups knows how many photos they are."""
+    monkeypatch.setattr(validation, "MOST_IMAGES", most)
+    verticals = many.verticals("train")
+    together, model = Validation(many, verticals, DATA), embedder(many)
+    found = together.recall(model, torch.device("cpu"))
+    assert {v: len(n) for v, n in together.labels.items()} == measurable(many)
+    for vertical in verticals:
+        alone = Validation(many, [vertical], DATA)
+        assert torch.equal(alone.images[vertical], together.images[vertical])
+        assert alone.labels[vertical].tolist() == together.labels[vertical].tolist()
+        assert alone.recall(model, torch.device("cpu")) == {vertical: found[vertical]}
+
+
+@pytest.mark.parametrize("rows", [[2, 2, 2], [2, 1, 2], [1, 1, 2, 2], [1, 2, 1], [2, 1]])
+def test_two_products_are_held_whatever_the_share(rows: list[int], many: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that make pairs where there are two, though a product before them fills the share."""
+    monkeypatch.setattr(validation, "MOST_IMAGES", 2)
+    vertical = many.verticals("train")[0]
+    changed = with_rows(many, {vertical: rows})
+    kept = Validation(changed, [vertical], DATA).labels[vertical]
+    pairs = sum(np.unique(kept, return_counts=True)[1] >= 2)
+    assert pairs == min(2, sum(n >= 2 for n in rows))
+    assert len(np.unique(kept)) >= 2
+    assert 0 <= Validation(changed, [vertical], DATA).recall(embedder(many), torch.device("cpu"))[vertical] <= 1
+
+
+def test_a_vertical_of_single_photos_is_left_out_of_the_mean(small: Dataset, tmp_path: Path) -> None:
+    """Nothing can be found there; the training goes through and its report can be read."""
+    first, second = small.verticals("train")
+    singles = with_rows(small, {first: [1] * len(held(small, first))})
+    assert set(measurable(singles)) == {second}
+    run_training(singles, tmp_path)
+    manifest = json.loads((tmp_path / "model" / "manifest.json").read_text())
+    assert [v["verticals"].keys() for v in manifest["validations"]] == [{second}] * 2
+    assert [v["R@1"] for v in manifest["validations"]] == [v["verticals"][second] for v in manifest["validations"]]
 
 
 @given(st.dictionaries(st.text("abcdefgh", min_size=1), st.integers(0, 500), min_size=1), st.integers(1, 2000))
@@ -85,16 +157,14 @@ def test_shares_are_even_and_what_small_verticals_leave_goes_to_others(images: d
 
 
 def test_all_images_are_used_where_they_are_few_enough(small: Dataset) -> None:
-    verticals = small.verticals("train")
-    held = small.products.filter(pc.field("split") == "validation")
-    whole = {v: pc.sum(held.filter(pc.field("vertical") == v)["rows"]).as_py() for v in verticals}
-    assert measurable(small, verticals) == whole
+    whole = {v: sum(held(small, v)) for v in small.verticals("train")}
+    assert measurable(small) == whole
     assert len(set(whole.values())) > 1
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(validation, "MOST_IMAGES", sum(whole.values()))  # more than half of it for one of two
-        assert measurable(small, verticals) == whole
+        assert measurable(small) == whole
 
 
-def test_a_vertical_with_one_validation_product_is_left_out(small: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(validation, "MOST_IMAGES", 2)
-    assert Validation(small, small.verticals("train"), DATA).images == {}
+def test_a_vertical_with_one_validation_product_is_left_out(small: Dataset) -> None:
+    alone = with_rows(small, {v: [2] for v in small.verticals("train")})
+    assert Validation(alone, small.verticals("train"), DATA).images == {}

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from drawn import SMALL, small_dataset
 from test_teachers import distil, specialist, written
 from torch.nn import functional as F
 from train_helpers import DATA, MODEL
@@ -16,7 +17,7 @@ from fashion_dml.config import Distill, validate
 from fashion_dml.data.schema import Dataset
 from fashion_dml.models.embedder import Embedder
 from fashion_dml.models.store import load_model, save_model
-from fashion_dml.storage import Location, UserError
+from fashion_dml.storage import Location, UserError, manifest_sha256
 from fashion_dml.training.distill import begun
 from fashion_dml.training.student import DistillSettings, recipe_for
 from fashion_dml.training.task import DistillTask
@@ -134,6 +135,16 @@ def test_stored_targets_keep_their_keys_and_views_have_keys_of_their_own(workspa
 
     assert len({key(), key(targets="view"), key(targets="view", teachers="blended")}) == 3
     assert key() == key(targets="stored", teachers="specialists")
+
+
+def test_a_student_depends_on_its_dataset(workspace: Path, small: Dataset, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Also where its teachers are the same: it is trained on unlabelled photos too, and an evaluation asks what it was trained on."""
+    teachers = {t.vertical: t for t in written(workspace, small)}
+    other = small_dataset(tmp_path_factory.mktemp("other") / "dataset", SMALL.model_copy(update={"validation_share": 0.3}))
+    settings = DistillSettings(workspace=str(workspace), data=DATA, model=MODEL, distill=Distill(steps=5))
+    made = [recipe_for(dataset, teachers, settings) for dataset in (small, other)]
+    assert [m.inputs["dataset"] for m in made] == [manifest_sha256(d.location) for d in (small, other)]
+    assert made[0].key != made[1].key
 
 
 def test_joined_teachers_have_a_part_in_the_key(workspace: Path, small: Dataset) -> None:
