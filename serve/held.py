@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Generic, TypeVar
 
 V = TypeVar("V")
+AGAIN_S = 5.0  # between two tries to open what can't be: each may read whole files, and every search asks for it
 
 
 class NotHeld(Exception):
@@ -19,12 +20,13 @@ class NotHeld(Exception):
 
 class Held(Generic[V]):
     """Values by name. One that nobody has asked for in `keep_s` seconds goes when another is opened or asked for; the one asked for
-    last stays. Several threads may use it; what `make` raises reaches whoever asked."""
+    last stays. Several threads may use it; what `make` raises reaches whoever asked, in the next AGAIN_S seconds too."""
 
     def __init__(self, make: Callable[[str], V], keep_s: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._make, self._keep_s, self._clock = make, keep_s, clock
         self._values: dict[str, V] = {}
         self._used: dict[str, float] = {}
+        self._failed: dict[str, tuple[float, Exception]] = {}
         self._opening = threading.Lock()
 
     def get(self, name: str) -> V | None:
@@ -41,9 +43,20 @@ class Held(Generic[V]):
         with self._opening:
             value = self.get(name)
             if value is None:
-                value = self._values[name] = self._make(name)
+                value = self._values[name] = self._made(name)
                 self._used[name] = self._clock()
             return value
+
+    def _made(self, name: str) -> V:
+        when, failure = self._failed.pop(name, (-float("inf"), None))
+        if failure is not None and self._clock() - when < AGAIN_S:
+            self._failed[name] = when, failure
+            raise failure
+        try:
+            return self._make(name)
+        except Exception as error:
+            self._failed[name] = self._clock(), error
+            raise
 
     def names(self) -> list[str]:
         return list(self._values)

@@ -38,7 +38,6 @@ from serve.translator import Translator
 
 logger = logging.getLogger("ray.serve")
 TRANSLATED_WITHIN_S = 600.0  # the changes that the old model embedded, before a new model's version goes live
-PAUSE_S = 30.0  # at most, between two tries to open a version that can't be: each reads its files whole, in every shard actor
 WAITED = 0.7  # share of the deadline after which a request for another version is told that it goes on
 
 
@@ -71,7 +70,6 @@ class LiveIndex:
         self._pool, self._encoder, self._catalogue, self._translator = pool, encoder, catalogue, translator
         self._look_everywhere = look_everywhere
         self._pinned, self.problem = "", ""
-        self._failed, self._pause_s, self._again = "", 0.0, 0.0  # the version that can't be opened, and when that is tried next
         self._marked = -float("inf")
         self._changing = asyncio.Lock()
         self._activating: dict[str, asyncio.Task[None]] = {}
@@ -96,11 +94,9 @@ class LiveIndex:
                     self._catalogue.go_on_with(coming.manifest)
                     logger.info("index version %s follows %s", version, self.live.manifest.version)
                     self.live = coming
-                self.problem = self._failed = ""
+                self.problem = ""
             except Exception as error:
                 self.problem = f"Index version {version[:80]!r} can't be served; the service's log says why."
-                self._pause_s = min(PAUSE_S, 2 * self._pause_s if version == self._failed else self._poll_s)
-                self._failed, self._again = version, time.monotonic() + self._pause_s
                 raise UserError(f"Index version {version[:80]!r} can't be served: {error}") from error
 
     async def _prepared(self, version: str) -> Generation:
@@ -126,16 +122,11 @@ class LiveIndex:
             await asyncio.sleep(self._poll_s)
             try:
                 await self._mark()
-                if not await self._waits():
-                    await self.look()
+                await self.look()
             except Exception as error:  # whatever it is: it must not end the looking
                 if str(error) != told:
                     logger.error("version %s stays live: %s", self.live.manifest.version, error)
                 told = str(error)
-
-    async def _waits(self) -> bool:
-        """Whether what should be live has just failed to open, and may wait before it is tried again."""
-        return time.monotonic() < self._again and self._failed == (self._pinned or await asyncio.to_thread(_named, self._index))
 
     async def _mark(self) -> None:
         """Say in the workspace that this version is served though CURRENT may name another one, so that no build deletes it."""

@@ -133,8 +133,10 @@ class SearchService:
         } | ({"index_problem": problem} if (problem := self._problem(answers)) else {})  # fmt: skip
 
     def _problem(self, answers: Answers) -> str:
-        if not answers.given and not self.versions.problem:
-            return "No shard of the live index version answers; the service's log says why."
+        """What keeps the service from the whole of the version that should be live; "" where nothing does, or shards are but away."""
+        live = self.versions.live
+        if answers.coverage < 1 and live.pool.failing and not self.versions.problem:
+            return f"Index version {live.manifest.version} can't be searched in all its shards; the service's log says why."
         return self.versions.problem
 
     async def index(self) -> dict[str, Any]:

@@ -50,6 +50,12 @@ def shard_actors(index: str, catalog: str, slots: int, settings: Serve) -> list[
     ]  # fmt: skip
 
 
+def _said(error: Exception) -> str:
+    """Without the trace of the actor that Ray puts before it."""
+    cause = getattr(error, "cause", error)
+    return str(cause) or type(cause).__name__
+
+
 class ReplicaGone(Exception):
     """This replica of a slot can't answer now."""
 
@@ -86,10 +92,16 @@ class ShardPool:
         self.slots, self._replicas, self._hedge_s = slots, replicas, hedge_s
         self._handles: dict[str, ActorHandle] = {}
         self._failed: dict[str, float] = {}
+        self._wrong: dict[str, str] = {}  # of replicas that live but can't answer: why
         self._asked: Counter[str] = Counter()  # calls under way
         self._first = random.randrange(
             replicas
         )  # others than other ingress replicas', where there is nothing else to choose by
+
+    @property
+    def failing(self) -> int:
+        """Replicas that live but can't answer, as far as they have been asked."""
+        return len(self._wrong)
 
     async def prepare(self, layout: Layout) -> None:
         """Have every replica open a version. Raises UserError unless at least one of each slot does; the others open it when asked."""
@@ -108,7 +120,7 @@ class ShardPool:
                 self._lost(name)
                 return f"{name} is away ({type(error).__name__})"
             except Exception as error:  # a full disk, a GPU without memory, an altered file: its twin may open it
-                return str(getattr(error, "cause", error))  # without the trace of the actor that Ray puts before it
+                return _said(error)
             return ""
 
         return list(await asyncio.gather(*(one(actor_name(slot, replica)) for replica in range(self._replicas))))
@@ -178,11 +190,13 @@ class ShardPool:
             except (Untranslated, TaskCancelledError, ReplicaGone):  # nothing is wrong with the replica
                 raise
             except Exception as error:  # another replica may have opened or read what this one can't
-                logger.error("%s can't answer: %s", name, error)
-                self._failed[name] = time.monotonic()
+                if self._wrong.get(name) != (why := _said(error)):
+                    logger.error("%s can't answer: %s", name, why)
+                self._wrong[name], self._failed[name] = why, time.monotonic()
                 raise ReplicaGone(name) from error
             self._handles[name] = live
             self._failed.pop(name, None)
+            self._wrong.pop(name, None)
             return (answer,)
         raise ReplicaGone(name)
 
@@ -194,6 +208,7 @@ class ShardPool:
             raise ReplicaGone(name) from error
 
     def _lost(self, name: str) -> None:
+        self._wrong.pop(name, None)
         if self._handles.pop(name, None) is not None:
             logger.warning("%s is gone; its other replicas answer until Serve has re-created it", name)
         self._failed[name] = time.monotonic()

@@ -49,6 +49,8 @@ def quiet_context() -> Any:
     context.execution_options.verbose_progress = False
     context.enable_progress_bars = False
     context.print_on_execution_start = False
+    # In place of one whose cause, a UserError perhaps, is lost between processes.
+    context.raise_original_map_exception = True
     # Actors that hold a model are large by design, and cluster.cpus_per_worker says how many share a node.
     context.issue_detectors_config.high_memory_detector_config.detection_time_interval_s = -1
     return context

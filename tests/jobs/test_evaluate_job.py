@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from drawn import small_dataset
 
 from fashion_dml.config import Cluster, Data, Embed, Evaluate, Model
 from fashion_dml.data.schema import Dataset
@@ -89,6 +90,22 @@ def test_report_holds_the_measures_of_the_vectors(ray_local: str, small: Dataset
     again = json.loads(file.read_text())["models"]
     assert again["run/one"] == report["models"]["run/one"]
     assert again["run/two"] != report["models"]["run/two"]
+
+
+@pytest.mark.cluster
+def test_a_damaged_photo_is_one_sentence_and_exit_code_2(
+    ray_local: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dataset = small_dataset(tmp_path / "dataset")
+    file = Path(dataset.images_file(dataset.parts("test")[0]).path)
+    table = pq.read_table(file, partitioning=None)
+    photos = [b"\xff\xd8\xff cut", *table["image"].to_pylist()[1:]]
+    pq.write_table(table.set_column(table.schema.get_field_index("image"), table.schema.field("image"), [photos]), file)
+    argv = ["--models", "color-histogram", "--dataset", str(dataset.location), "--workspace", str(tmp_path)]
+    assert job.entry(argv) == 2
+    told = capsys.readouterr().err
+    assert told.startswith(f"error: The stored image {table['image_id'][0].as_py()!r} in {file} can't be decoded (")
+    assert told.endswith("restore the dataset, or delete it and ingest it again.\n")
 
 
 @pytest.mark.cluster

@@ -6,12 +6,30 @@ import threading
 
 import pytest
 
-from serve.held import Held
+from serve.held import AGAIN_S, Held
 
 
 @pytest.fixture
 def time() -> list[float]:
     return [0.0]
+
+
+def test_what_failed_is_tried_again_after_a_while(time):
+    tried: list[str] = []
+
+    def make(name: str) -> str:
+        tried.append(name)
+        if len(tried) == 1:
+            raise OSError("full disk")
+        return name.upper()
+
+    held = Held(make, 10, lambda: time[0])
+    for _ in range(3):
+        with pytest.raises(OSError, match="full disk"):
+            held.open("a")
+    assert tried == ["a"]
+    time[0] += AGAIN_S
+    assert held.open("a") == "A"
 
 
 def test_what_is_open_is_not_opened_again(time):

@@ -69,7 +69,7 @@ def test_the_twin_answers(ray_local: str, failure: Exception) -> None:
 def test_a_slot_without_a_replica_that_can_is_no_answer(ray_local: str) -> None:
     pool = Pool({actor_name(1, replica): FULL for replica in range(2)})
     answers = pool.asked()
-    assert (answers.coverage, answers.of_shards[1]) == (3 / 8, None)
+    assert (answers.coverage, answers.of_shards[1], pool.failing) == (3 / 8, None, 2)
     with pytest.raises(UserError, match=r"^Index version v1 can't be opened: \[Errno 28\] No space left on device$"):
         asyncio.run(pool.prepare(LAYOUT))
 
