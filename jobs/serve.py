@@ -2,8 +2,8 @@
 
     python -m jobs.serve --workspace workspace --serve.port 8000
 
-Joins the cluster that RAY_ADDRESS names, else starts Ray on this machine. Other applications of a cluster's Serve stay as they are; where
-Serve runs already, so do its host and port. For a service that outlives its terminal use `serve deploy serve/config/laptop.yaml`.
+Joins the cluster that RAY_ADDRESS names, else starts Ray on this machine. Where Serve runs already it stays, with its host, its port and its
+other applications. For a service that outlives its terminal use `serve deploy serve/config/laptop.yaml`.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def serve(settings: ServeSettings) -> None:
             console.print(f"search page {url}   API {url}/docs   Ctrl-C ends it")
         stop.wait()
     finally:
-        if set(ray_serve.status().applications) - {APPLICATION}:
+        if there.proxies or set(ray_serve.status().applications) - {APPLICATION}:
             ray_serve.delete(APPLICATION)
         else:
             ray_serve.shutdown()

@@ -51,7 +51,7 @@ class Held(Generic[V]):
         when, failure = self._failed.pop(name, (-float("inf"), None))
         if failure is not None and self._clock() - when < AGAIN_S:
             self._failed[name] = when, failure
-            raise failure
+            raise failure.with_traceback(None)  # else it grows by each time that it is raised
         try:
             return self._make(name)
         except Exception as error:

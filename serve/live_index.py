@@ -93,7 +93,7 @@ class LiveIndex:
                     coming = await self._prepared(version)
                     self._catalogue.go_on_with(coming.manifest)
                     logger.info("index version %s follows %s", version, self.live.manifest.version)
-                    self.live = coming
+                    self.live, self._marked = coming, -float("inf")
                 self.problem = ""
             except Exception as error:
                 self.problem = f"Index version {version[:80]!r} can't be served; the service's log says why."
@@ -121,17 +121,17 @@ class LiveIndex:
         while True:
             await asyncio.sleep(self._poll_s)
             try:
-                await self._mark()
                 await self.look()
             except Exception as error:  # whatever it is: it must not end the looking
                 if str(error) != told:
                     logger.error("version %s stays live: %s", self.live.manifest.version, error)
                 told = str(error)
+            await self._mark()
 
     async def _mark(self) -> None:
-        """Say in the workspace that this version is served though CURRENT may name another one, so that no build deletes it."""
+        """Say in the workspace that a version is served whatever CURRENT names, so that no build deletes it."""
         served = self.live.manifest.version
-        if time.monotonic() - self._marked > USED_S / 8 and served != await asyncio.to_thread(current, self._index):
+        if (self._pinned or self.problem) and time.monotonic() - self._marked > USED_S / 8:
             self._marked = time.monotonic()
             try:
                 await asyncio.to_thread(mark_used, self._index, served)

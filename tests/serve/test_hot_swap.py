@@ -184,6 +184,9 @@ def test_whoever_writes_current_changes_the_live_version(swapped: Swapped):
     for manifest in (swapped.versions[1], swapped.versions[2], swapped.versions[0]):
         activate(swapped.index, manifest.version)
         until(lambda v=manifest.version: {swapped.client.get("/v1/index").json()["version"] for _ in range(4)} == {v})
+    assert not (
+        Path(swapped.index.path) / "used"
+    ).exists()  # a service that follows CURRENT keeps no version from being deleted
 
 
 def test_changes_go_with_the_catalogue_from_model_to_model(swapped: Swapped, photos: list[Photo]):
@@ -275,6 +278,7 @@ def test_a_version_that_cannot_be_opened_changes_nothing(swapped: Swapped):
         assert swapped.client.get("/v1/index").json()["version"] == live
         activate(swapped.index, broken)  # CURRENT names it all the same
         until(lambda: "index_problem" in swapped.client.get("/readyz").json())
+        until(lambda: (Path(swapped.index.path) / "used" / live).exists())
         vector = {"vector": [1.0] * 32}
         assert swapped.client.post("/v1/search", json=vector).json()["index"] == live
         victim = shard_process("swapped")
